@@ -1,0 +1,43 @@
+"""Plain values every room speaks: no I/O, no mlflow, no langchain.
+
+Each closed vocabulary of the project is one enum here, spelled once.
+"""
+
+from mlflow_agent_plugin.entities.actor import ANONYMOUS, Actor
+from mlflow_agent_plugin.entities.canonical import canonical_json, sha256_digest, sha256_of_json
+from mlflow_agent_plugin.entities.clock import Clock, utc_now
+from mlflow_agent_plugin.entities.decision import Decision, DecisionValue, PolicyRequest
+from mlflow_agent_plugin.entities.reply import (
+    AgentReply,
+    AgentRequest,
+    CallStatus,
+    Outcome,
+    PendingApproval,
+    ToolCallRecord,
+    Usage,
+)
+from mlflow_agent_plugin.entities.tool import Effect, Provenance, Risk, ToolCall
+
+__all__ = [
+    "ANONYMOUS",
+    "Actor",
+    "AgentReply",
+    "AgentRequest",
+    "CallStatus",
+    "Clock",
+    "Decision",
+    "DecisionValue",
+    "Effect",
+    "Outcome",
+    "PendingApproval",
+    "PolicyRequest",
+    "Provenance",
+    "Risk",
+    "ToolCall",
+    "ToolCallRecord",
+    "Usage",
+    "canonical_json",
+    "sha256_digest",
+    "sha256_of_json",
+    "utc_now",
+]

@@ -1,0 +1,84 @@
+"""Tool contracts: what a tool takes, gives and does.
+
+One YAML file per tool. Both schemas are JSON Schema (draft 2020-12) of type object; arguments and
+outputs are checked against them at every call.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StringConstraints, field_validator, model_validator
+
+from mlflow_agent_plugin.entities import Effect, Risk
+from mlflow_agent_plugin.package.manifest import Name, StrictModel
+
+Version = Annotated[str, StringConstraints(pattern=r"^\d+\.\d+\.\d+$")]
+
+
+class RetryRule(StrictModel):
+    """How often a failed call may be tried; only idempotent tools are ever retried."""
+
+    attempts: int = Field(default=1, ge=1, le=10)
+    wait_seconds: float = Field(default=0.1, ge=0, le=60)
+
+
+class ContractExample(StrictModel):
+    """One call as it should look."""
+
+    input: dict[str, Any]
+    output: dict[str, Any]
+
+
+class ToolContract(StrictModel):
+    """What one tool promises and asks for.
+
+    Attributes:
+        version: Semantic version; a breaking change needs a new major version.
+        scopes: What the tool's credential must be allowed to do.
+        effect: read, write or irreversible.
+        idempotent: Calling it twice with the same idempotency key has the effect of once.
+        untrusted_output: Its output carries text of third parties.
+        sink_arguments: Arguments that direct the effect (recipient, account, URL …).
+    """
+
+    api_version: Literal["mlflow-agents/v1"] = Field(alias="apiVersion")
+    name: Name
+    version: Version
+    description: str = Field(min_length=1)
+    input: dict[str, Any]
+    output: dict[str, Any]
+    scopes: list[str] = Field(default_factory=list)
+    effect: Effect
+    idempotent: bool = False
+    timeout_seconds: float = Field(default=10.0, gt=0, le=3600)
+    retry: RetryRule = RetryRule()
+    cost_usd: float = Field(default=0.0, ge=0)
+    risk: Risk = Risk.LOW
+    untrusted_output: bool = False
+    sink_arguments: list[str] = Field(default_factory=list)
+    examples: list[ContractExample] = Field(default_factory=list)
+
+    @field_validator("input", "output")
+    @classmethod
+    def _is_object_schema(cls, schema: dict[str, Any]) -> dict[str, Any]:
+        from jsonschema import Draft202012Validator  # noqa: PLC0415 - import cost
+        from jsonschema.exceptions import SchemaError  # noqa: PLC0415
+
+        if schema.get("type") != "object":
+            raise ValueError("must be a JSON Schema of type object")
+        try:
+            Draft202012Validator.check_schema(schema)
+        except SchemaError as error:
+            raise ValueError(f"is not a valid JSON Schema: {error.message}") from error
+        return schema
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> ToolContract:
+        known = set(self.input.get("properties", {}))
+        missing = sorted(set(self.sink_arguments) - known)
+        if missing:
+            raise ValueError(f"sink_arguments names unknown argument {', '.join(missing)}")
+        if self.retry.attempts > 1 and not (self.effect is Effect.READ or self.idempotent):
+            raise ValueError("retry.attempts above 1 needs effect read or idempotent: true")
+        return self
