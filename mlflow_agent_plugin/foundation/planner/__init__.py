@@ -1,0 +1,1 @@
+"""The embedded planner: intents, slots and a playbook instead of a language model."""
