@@ -21,11 +21,12 @@ def canonical_json(value: Any) -> bytes:
     Source: RFC 8785, JSON Canonicalization Scheme.
     """
     try:
-        return rfc8785.dumps(value)
+        encoded: bytes = rfc8785.dumps(value)
     except RecursionError as error:
         raise ValueError("value is nested too deeply to be hashed") from error
     except (rfc8785.CanonicalizationError, UnicodeEncodeError) as error:
         raise ValueError(f"value cannot be hashed: {error}") from error
+    return encoded
 
 
 def sha256_digest(data: bytes) -> str:
