@@ -1,0 +1,296 @@
+"""One database connection pool for the runtime store, on sqlite or PostgreSQL.
+
+Rules:
+- `begin` is a write transaction: it commits at the end of the block or changes nothing. On sqlite
+  it takes the write lock at once (BEGIN IMMEDIATE): it never fails half-way for want of it.
+- `read` sees one consistent state on sqlite and never waits for a writer (WAL).
+- Commits are durable before they return (sqlite ``synchronous=FULL``): an audit event that was
+  acknowledged survives a power cut, and "event before effect" means something.
+- Forking is safe between transactions: sqlite connections are closed before a fork, because SQLite
+  loses its locks across one, and a child never uses the parent's connections.
+- Every database failure leaves as one `StoreError` that names the store without its password.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError, DisconnectionError, SQLAlchemyError
+
+from mlflow_agent_plugin.config import Settings
+from mlflow_agent_plugin.errors import AgentError, StoreError
+from mlflow_agent_plugin.store.schema import ensure_schema
+from mlflow_agent_plugin.store.urls import (
+    is_memory,
+    parse_store_url,
+    safe_url,
+    shared_memory_url,
+    without_secrets,
+)
+
+BUSY_TIMEOUT_SECONDS = 15.0
+"""How long a write transaction waits for the others before it gives up."""
+
+IDLE_CHECK_SECONDS = 5.0
+"""A PostgreSQL connection unused for this long is tried before it is trusted."""
+
+CONNECT_TIMEOUT_SECONDS = 10
+
+
+class Store:
+    """The runtime store; make it with `Store.open`.
+
+    Attributes:
+        uri: The database URL for people to read: without password.
+        url: The same for programs; its ``str()`` hides the password too.
+        engine: The SQLAlchemy engine; its own transactions are read transactions.
+    """
+
+    def __init__(self, url: URL) -> None:
+        self.uri = safe_url(url)
+        self.url = url
+        self._memory = is_memory(url)
+        self._write_lock = threading.Lock()
+        self._writing_thread: int | None = None
+        self._broken: str | None = None
+        real = shared_memory_url(url) if self._memory else url
+        self.engine = _make_engine(real)
+        self._writer = self.engine.execution_options(agents_begin="BEGIN IMMEDIATE")
+        # A memdb database lives as long as one connection to it.
+        self._anchor: Any = self.engine.raw_connection() if self._memory else None
+        _stores.add(self)
+
+    @classmethod
+    def open(cls, uri: str | None = None) -> Store:
+        """Open the store and bring its schema up to date.
+
+        Args:
+            uri: Database URL; default: ``MLFLOW_AGENTS_STORE_URI``.
+
+        Raises:
+            ConfigError: The URI is malformed or names an unsupported database.
+            StoreError: The database is unreachable, read-only, corrupt, or of a newer version.
+        """
+        url = parse_store_url(Settings.from_env().store_uri if uri is None else uri)
+        try:
+            store = cls(url)
+        except ImportError as error:
+            raise StoreError(
+                f"the database driver is not installed: {error}",
+                where=safe_url(url),
+                hint="Install mlflow-agent-plugin[postgres].",
+            ) from error
+        except (SQLAlchemyError, sqlite3.Error) as error:
+            raise _store_error(error, url) from error
+        try:
+            with store._translated():
+                ensure_schema(store.engine, store._writer, store.uri)
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    @property
+    def dialect(self) -> str:
+        """The kind of database: ``sqlite`` or ``postgresql``."""
+        return self.engine.dialect.name
+
+    @contextmanager
+    def begin(self, connection: Connection | None = None) -> Iterator[Connection]:
+        """Run a write transaction: all of the block is committed, or nothing.
+
+        Args:
+            connection: Join this transaction (of this store) instead of starting one; its owner
+                commits.
+
+        Raises:
+            StoreError: The database failed, or others held the write lock for too long.
+            RuntimeError: The thread already runs a write transaction and did not pass it on.
+        """
+        if connection is not None:
+            yield connection
+            return
+        with self._translated(), self._one_writer(), self._writer.begin() as opened:
+            yield opened
+
+    @contextmanager
+    def read(self, connection: Connection | None = None) -> Iterator[Connection]:
+        """Run a read transaction; arguments and errors as `begin`."""
+        if connection is not None:
+            yield connection
+            return
+        with self._translated(), self.engine.begin() as opened:
+            yield opened
+
+    def close(self) -> None:
+        """Close every idle connection; the store can be used again and reconnects then.
+
+        An in-memory store is gone afterwards.
+        """
+        if self._anchor is not None:
+            self._anchor.close()
+            self._anchor = None
+        self.engine.dispose()
+
+    def __enter__(self) -> Store:  # noqa: PYI034 - Self is not in Python 3.10
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Store({self.uri!r})"
+
+    @contextmanager
+    def _one_writer(self) -> Iterator[None]:
+        # SQLite's own waiting is polling with sleeps of up to 100 ms: threads of one process queue
+        # here instead, and only processes compete for the database lock.
+        if self.dialect != "sqlite":
+            yield
+            return
+        me = threading.get_ident()
+        if self._writing_thread == me:
+            raise RuntimeError("nested write transaction: pass the open connection to begin()")
+        if not self._write_lock.acquire(timeout=BUSY_TIMEOUT_SECONDS):
+            raise StoreError("another thread holds the write lock for too long", where=self.uri)
+        self._writing_thread = me
+        try:
+            yield
+        finally:
+            self._writing_thread = None
+            self._write_lock.release()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        if self._broken is not None:
+            raise StoreError(self._broken, where=self.uri)
+        try:
+            yield
+        except (SQLAlchemyError, sqlite3.Error) as error:
+            if isinstance(error.__cause__, AgentError):  # raised by a column type of ours
+                raise error.__cause__ from None
+            raise _store_error(error, self.url) from error
+
+    def _before_fork(self) -> None:
+        if self.dialect == "sqlite" and not self._memory:
+            self.engine.dispose()
+
+    def _after_fork_in_child(self) -> None:
+        self._write_lock = threading.Lock()
+        self._writing_thread = None
+        if self.dialect == "sqlite" and not self._memory and _checked_out(self.engine):
+            self._broken = (
+                "the process forked during a transaction, and SQLite cannot be used in a child "
+                "after that; fork before or between transactions"
+            )
+        if not self._memory:
+            self.engine.dispose(close=False)
+
+
+_stores: weakref.WeakSet[Store] = weakref.WeakSet()
+
+
+def _before_fork() -> None:
+    for store in list(_stores):
+        store._before_fork()  # noqa: SLF001 - same module
+
+
+def _after_fork_in_child() -> None:
+    for store in list(_stores):
+        store._after_fork_in_child()  # noqa: SLF001 - same module
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)
+
+
+def _checked_out(engine: Engine) -> int:
+    checkedout = getattr(engine.pool, "checkedout", None)
+    return int(checkedout()) if checkedout is not None else 0
+
+
+def _make_engine(url: URL) -> Engine:
+    if url.drivername.startswith("sqlite"):
+        engine = create_engine(
+            url, connect_args={"timeout": BUSY_TIMEOUT_SECONDS, "check_same_thread": False}
+        )
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    engine = create_engine(url, connect_args={"connect_timeout": CONNECT_TIMEOUT_SECONDS})
+    event.listen(engine, "checkin", _note_return)
+    event.listen(engine, "checkout", _try_if_idle)
+    return engine
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, record: object) -> None:
+    """Turn off the driver's own BEGIN, and set WAL and durable commits."""
+    del record
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    deadline = time.monotonic() + BUSY_TIMEOUT_SECONDS
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            break
+        except sqlite3.OperationalError as error:
+            # Changing the mode ignores the busy timeout when two processes meet on a fresh file.
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    connection.exec_driver_sql(connection.get_execution_options().get("agents_begin", "BEGIN"))
+
+
+def _note_return(connection: object, record: Any) -> None:
+    del connection
+    record.info["returned"] = time.monotonic()
+
+
+def _try_if_idle(connection: Any, record: Any, proxy: object) -> None:
+    """Try a connection that was idle for long; a dead one is replaced before anybody uses it."""
+    del proxy
+    returned = record.info.get("returned")
+    if returned is None or time.monotonic() - returned < IDLE_CHECK_SECONDS:
+        return
+    try:
+        connection.execute("SELECT 1")
+        connection.rollback()
+    except Exception as error:
+        raise DisconnectionError from error
+
+
+def _store_error(error: Exception, url: URL) -> StoreError:
+    cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+    text = without_secrets(str(cause), url).strip()
+    first = text.splitlines()[0] if text else type(cause).__name__
+    return StoreError(first, where=safe_url(url), hint=_hint(first))
+
+
+_HINTS = {
+    "unable to open database file": "Check that the folder exists and may be written.",
+    "readonly": "Give the process write permission on the file and its folder.",
+    "read-only": "Connect to a primary, with a user that may write.",
+    "not a database": "The file is damaged or something else: restore it from a backup.",
+    "malformed": "The file is damaged: restore it from a backup.",
+    "locked": "Another process held the write lock for too long.",
+    "connection failed": "Check that the server runs and accepts this user.",
+}
+
+
+def _hint(text: str) -> str | None:
+    return next((hint for sign, hint in _HINTS.items() if sign in text), None)

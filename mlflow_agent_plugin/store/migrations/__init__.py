@@ -1,0 +1,1 @@
+"""Alembic environment of the runtime store; `store.schema` runs it."""
