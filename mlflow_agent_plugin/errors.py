@@ -211,3 +211,18 @@ class PipelineError(AgentError):
     """A pipeline stage failed, or another run holds the pipeline."""
 
     error_code = "INVALID_STATE"
+
+
+# --- The agent at run time -----------------------------------------------------------------------
+
+
+class AgentRunError(AgentError):
+    """The agent's graph or model failed; the audit has the details under the request id."""
+
+    error_code = "INTERNAL_ERROR"
+
+
+class UngovernedToolCallError(AgentError):
+    """Bundle code tried to run a tool past the gateway."""
+
+    error_code = "PERMISSION_DENIED"
