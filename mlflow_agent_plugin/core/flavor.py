@@ -104,11 +104,7 @@ def save_model(
     import mlflow
     from mlflow import pyfunc
     from mlflow.models.model import MLMODEL_FILE_NAME, Model
-    from mlflow.utils.environment import (
-        _CONSTRAINTS_FILE_NAME,  # noqa: F401 - documents what is not written
-        _mlflow_conda_env,
-        _PythonEnv,
-    )
+    from mlflow.utils.environment import _mlflow_conda_env, _PythonEnv
 
     target = Path(path)
     if target.exists() and any(target.iterdir()):

@@ -1,0 +1,49 @@
+# One environment in .venv, made from the tested set in constraints.txt.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO_DIR := .demo
+export MLFLOW_DISABLE_TELEMETRY := true
+export DVC_NO_ANALYTICS := 1
+
+.PHONY: help demo clean-demo test unit lint format types layers notebooks docs benchmarks clean
+
+help:  ## list what can be made
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+$(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.10 to 3.13 is needed, this is " + sys.version.split()[0]) if not (3, 10) <= sys.version_info[:2] <= (3, 13) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: $(VENV)/.installed  ## the whole loop: train, evaluate, gate, serve, drift, retrain, roll back
+	$(BIN)/mlflow-agents demo --dir $(DEMO_DIR)
+
+clean-demo:  ## remove what the demo made
+	rm -rf $(DEMO_DIR)
+
+test: $(VENV)/.installed lint types layers  ## every check and test
+	$(BIN)/python -m pytest -m "not integration and not browser" --cov --cov-report=
+	$(BIN)/python -m pytest -m "integration or browser" --cov --cov-append --cov-report=term
+
+unit: $(VENV)/.installed  ## the fast tests only
+	$(BIN)/python -m pytest -m "not integration and not browser"
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.installed  ## let ruff format and mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(VENV)/.installed
+	$(BIN)/mypy
+
+layers: $(VENV)/.installed
+	$(BIN)/lint-imports
+
+clean: clean-demo  ## remove the environment too
+	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
