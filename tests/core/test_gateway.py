@@ -1,0 +1,329 @@
+"""The tool gateway: no tool without an allow, no effect twice."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+
+import pytest
+from helpers.shelf_agent import AGENT_GRAPH_PY, call, say
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mlflow_agent_plugin.core import AgentRuntime
+from mlflow_agent_plugin.entities import Actor, AgentRequest, CallStatus, Outcome
+from mlflow_agent_plugin.errors import UngovernedToolCallError
+from mlflow_agent_plugin.trust import ApprovalQueue, AuditKind, AuditLog, verify_audit
+
+
+ANN = Actor(user="ann")
+WARDEN = Actor(user="walt", roles=frozenset({"warden"}))
+
+
+def ask(runtime, text="go", session_id="s1", **more):
+    return runtime.invoke(AgentRequest(text=text, session_id=session_id, actor=ANN, **more))
+
+
+def statuses(reply):
+    return [call.status for call in reply.calls]
+
+
+def decided(runtime):
+    return [
+        (event.body["tool"], event.body["decision"]["value"])
+        for event in AuditLog(runtime.store).events(kind=AuditKind.TOOL_CALL_DECIDED)
+    ]
+
+
+@pytest.fixture
+def opened(shelf):
+    """Open a runtime on a scripted shelf agent; everything is closed after the test."""
+    runtimes = []
+
+    def make(*replies, **options):
+        graph = options.pop("graph", None)
+        bundle = shelf(*replies, **({"graph": graph} if graph else {}))
+        runtime = AgentRuntime.open(bundle, tracing=False, **options)
+        runtimes.append(runtime)
+        return runtime
+
+    yield make
+    for runtime in runtimes:
+        runtime.close()
+
+
+@pytest.mark.parametrize("graph", [None, AGENT_GRAPH_PY], ids=["state-graph", "create-agent"])
+def test_a_permitted_call_runs_and_is_audited_before_and_after(opened, effects, graph):
+    runtime = opened(call("put", "lamp"), say("done"), graph=graph)
+    reply = ask(runtime)
+    assert (reply.text, reply.outcome) == ("done", Outcome.ACTED)
+    assert effects() == ["lamp"]
+    kinds = [event.kind for event in AuditLog(runtime.store).events(session_id="s1")]
+    assert kinds == [
+        AuditKind.REQUEST_RECEIVED,
+        AuditKind.TOOL_CALL_DECIDED,
+        AuditKind.TOOL_CALL_STARTED,
+        AuditKind.TOOL_CALL_FINISHED,
+        AuditKind.REQUEST_ANSWERED,
+    ]
+    assert verify_audit(runtime.store).ok
+
+
+def test_a_forbidden_call_has_no_effect(opened, effects):
+    runtime = opened(call("put", "gold"), say("sorry"))
+    reply = ask(runtime)
+    assert statuses(reply) == [CallStatus.DENIED]
+    assert reply.outcome is Outcome.REFUSED
+    assert reply.calls[0].policy_ids == ("no-gold",)
+    assert effects() == []
+
+
+@pytest.mark.parametrize(
+    ("reply", "word"),
+    [
+        (call("steal", "lamp"), "there is no tool 'steal'"),
+        ({"tool_calls": [{"name": "put", "args": {}, "id": "x"}]}, "item"),
+        ({"tool_calls": [{"name": "put", "args": {"item": 3}, "id": "x"}]}, "item"),
+        ({"tool_calls": [{"name": "put", "args": {"item": "a", "to": "b"}, "id": "x"}]}, "'to'"),
+        (call("put", "a", amount=2**60), "plain JSON"),
+        (call("put", "x" * 300_000), "bytes"),
+        (call("put", "lamp", call_id=""), "no id"),
+    ],
+)
+def test_a_call_that_breaks_its_contract_is_told_which_part_is_wrong(opened, effects, reply, word):
+    runtime = opened(reply, say("hm"))
+    answered = ask(runtime)
+    assert statuses(answered) == [CallStatus.INVALID]
+    assert word in answered.calls[0].error
+    assert effects() == []
+
+
+def test_a_tool_that_raises_is_a_failed_call_and_the_agent_goes_on(opened):
+    runtime = opened(call("look", "broken"), say("it is broken"))
+    reply = ask(runtime)
+    assert statuses(reply) == [CallStatus.FAILED]
+    assert "the shelf is broken" in reply.calls[0].error
+    assert reply.text == "it is broken"
+
+
+def test_a_call_that_needs_approval_waits_and_has_no_effect(opened, effects):
+    runtime = opened(call("burn", "map"), say("burnt"))
+    reply = ask(runtime)
+    assert reply.outcome is Outcome.WAITING_APPROVAL
+    assert [a.tool for a in reply.approvals] == ["burn"]
+    assert reply.approvals[0].role == "warden"
+    assert effects() == []
+    again = ask(runtime, "hurry up")
+    assert again.outcome is Outcome.WAITING_APPROVAL
+    assert effects() == []
+
+
+def test_an_approved_call_runs_once_in_another_process_of_the_agent(opened, effects):
+    replies = (call("burn", "map"), say("burnt"))
+    waiting = ask(opened(*replies)).approvals[0]
+    second = opened(*replies)
+    second.approvals.approve(waiting.approval_id, WARDEN)
+    reply = ask(second, "", resume=True)
+    assert (reply.text, reply.outcome) == ("burnt", Outcome.ACTED)
+    assert effects() == ["map"]
+    assert ask(second, "thanks").outcome is not Outcome.WAITING_APPROVAL
+    assert effects() == ["map"]
+
+
+def test_a_rejected_call_never_runs_and_the_reason_reaches_the_model(opened, effects):
+    runtime = opened(call("burn", "map"), say("not burnt"))
+    waiting = ask(runtime).approvals[0]
+    runtime.approvals.reject(waiting.approval_id, WARDEN, "it is the only one")
+    reply = ask(runtime, "", resume=True)
+    assert statuses(reply) == [CallStatus.REJECTED]
+    assert "the only one" in reply.calls[0].error
+    assert effects() == []
+
+
+def test_an_approval_for_other_arguments_is_worthless(opened, effects):
+    runtime = opened(call("burn", "map"), say("x"), call("burn", "house"), say("y"))
+    waiting = ask(runtime).approvals[0]
+    runtime.approvals.approve(waiting.approval_id, WARDEN)
+    ask(runtime, "", resume=True)
+    reply = ask(runtime, "and the house")
+    assert effects() == ["map"]
+    assert statuses(reply) in ([CallStatus.DENIED], [CallStatus.WAITING_APPROVAL])
+
+
+def test_a_slow_irreversible_call_stays_in_doubt_and_is_never_repeated(opened, effects):
+    runtime = opened(call("burn", "slow"), say("unsure"))
+    waiting = ask(runtime).approvals[0]
+    runtime.approvals.approve(waiting.approval_id, WARDEN)
+    reply = ask(runtime, "", resume=True)
+    assert statuses(reply) == [CallStatus.IN_DOUBT]
+    assert "a human has to look" in reply.calls[0].error
+
+
+def test_an_output_that_breaks_the_contract_blames_the_tool(opened, effects):
+    runtime = opened(call("burn", "odd"), say("odd"))
+    waiting = ask(runtime).approvals[0]
+    runtime.approvals.approve(waiting.approval_id, WARDEN)
+    reply = ask(runtime, "", resume=True)
+    assert "breaks the tool's own contract" in reply.calls[0].error
+    assert effects() == ["odd"]
+
+
+def test_a_turn_ends_when_its_budget_of_calls_is_used(opened, effects):
+    replies = [call("put", f"i{n}", call_id=f"c{n}") for n in range(20)]
+    runtime = opened(*replies)
+    reply = ask(runtime)
+    assert len(effects()) <= 8
+    assert reply.outcome is Outcome.FAILED
+    assert ask(runtime, "again").session_id == "s1"
+
+
+def test_a_tool_called_past_the_gateway_is_refused(opened, shelf):
+    runtime = opened(say("hi"))
+    from mlflow_agent_plugin.core.context import describe_tools
+
+    (tool, *_) = describe_tools(list(runtime.bundle.contracts.values()))
+    with pytest.raises(UngovernedToolCallError, match="past the gateway"):
+        tool.invoke({"item": "lamp"})
+
+
+def test_a_call_after_untrusted_output_is_decided_with_that_fact(opened):
+    runtime = opened(
+        call("read_mail", "inbox", "c1"), call("put", "house", "c2"), say("done")
+    )
+    ask(runtime)
+    events = AuditLog(runtime.store).events(kind=AuditKind.TOOL_CALL_DECIDED)
+    assert [event.body["session"]["untrusted_seen"] for event in events] == [False, True]
+    assert events[1].body["provenance"] == {"item": "untrusted"}
+
+
+def test_parallel_calls_are_each_decided(opened, effects):
+    both = {
+        "tool_calls": [
+            {"name": "put", "args": {"item": "lamp"}, "id": "a"},
+            {"name": "put", "args": {"item": "gold"}, "id": "b"},
+        ]
+    }
+    reply = ask(opened(both, say("done")))
+    assert effects() == ["lamp"]
+    assert sorted(status.value for status in statuses(reply)) == ["denied", "executed"]
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    calls=st.lists(
+        st.fixed_dictionaries(
+            {
+                "name": st.sampled_from(["look", "put", "burn", "read_mail", "rm", "Put", ""]),
+                "args": st.dictionaries(
+                    st.sampled_from(["item", "amount", "__entity", "x"]),
+                    st.one_of(
+                        st.text(max_size=5),
+                        st.just("gold"),
+                        st.integers(),
+                        st.none(),
+                        st.floats(),
+                        st.lists(st.integers(), max_size=2),
+                    ),
+                    max_size=3,
+                ),
+                "id": st.sampled_from(["a", "b", "c"]),
+            }
+        ),
+        max_size=3,
+    )
+)
+def test_no_sequence_of_calls_has_an_effect_without_an_audited_allow(shelf, effects, calls):
+    import uuid
+
+    session = uuid.uuid4().hex
+    before = len(effects())
+    with AgentRuntime.open(
+        shelf({"tool_calls": calls} if calls else say("-"), say("end"), name=session), tracing=False
+    ) as runtime:
+        ask(runtime, session_id=session)
+        log = AuditLog(runtime.store)
+        allowed = [
+            event
+            for event in log.events(session_id=session, kind=AuditKind.TOOL_CALL_DECIDED)
+            if event.body["decision"]["value"] == "allow"
+        ]
+        puts = [event for event in allowed if event.body["tool"] == "put"]
+    assert len(effects()) - before <= len(puts)
+    assert "gold" not in effects()
+
+
+def _burn_and_die(replies, folder, store, approve):
+    os.environ["MLFLOW_AGENTS_STORE_URI"] = store
+    from mlflow_agent_plugin.package import load_bundle
+
+    runtime = AgentRuntime.open(load_bundle(folder), tracing=False)
+    reply = ask(runtime)
+    if approve:
+        runtime.approvals.approve(reply.approvals[0].approval_id, WARDEN)
+        ask(runtime, "", resume=True)
+
+
+def test_a_crash_inside_an_irreversible_tool_leaves_it_in_doubt_and_not_repeated(
+    opened, shelf, effects, tmp_path
+):
+    replies = (call("burn", "die"), say("unsure"))
+    bundle = shelf(*replies)
+    process = multiprocessing.get_context("spawn").Process(
+        target=_burn_and_die,
+        args=(replies, bundle.root, os.environ["MLFLOW_AGENTS_STORE_URI"], True),
+    )
+    process.start()
+    process.join(120)
+    assert process.exitcode == 9
+    assert effects() == ["die"]
+    runtime = opened(*replies, clock=_in_an_hour)
+    reply = ask(runtime, "are you there?")
+    assert CallStatus.IN_DOUBT in statuses(reply) or "unsure" in reply.text
+    assert effects() == ["die"]
+    assert verify_audit(runtime.store).ok
+
+
+def _in_an_hour():
+    from datetime import timedelta
+
+    from mlflow_agent_plugin.entities import utc_now
+
+    return utc_now() + timedelta(hours=1)
+
+
+def _resume(folder, store, barrier, results):
+    os.environ["MLFLOW_AGENTS_STORE_URI"] = store
+    from mlflow_agent_plugin.errors import AgentError
+    from mlflow_agent_plugin.package import load_bundle
+
+    with AgentRuntime.open(load_bundle(folder), tracing=False) as runtime:
+        barrier.wait(60)
+        for _ in range(5):
+            try:
+                results.put(ask(runtime, "", resume=True).outcome.value)
+            except AgentError as error:
+                results.put(type(error).__name__)
+
+
+def test_concurrent_resumes_from_four_processes_have_one_effect(opened, shelf, effects):
+    replies = (call("burn", "map"), say("burnt"))
+    runtime = opened(*replies)
+    waiting = ask(runtime).approvals[0]
+    ApprovalQueue(runtime.store).approve(waiting.approval_id, WARDEN)
+    context = multiprocessing.get_context("spawn")
+    barrier, results = context.Barrier(4), context.Queue()
+    workers = [
+        context.Process(
+            target=_resume,
+            args=(runtime.bundle.root, os.environ["MLFLOW_AGENTS_STORE_URI"], barrier, results),
+        )
+        for _ in range(4)
+    ]
+    for worker in workers:
+        worker.start()
+    answers = [results.get(timeout=120) for _ in range(20)]
+    for worker in workers:
+        worker.join(60)
+    assert effects() == ["map"]
+    assert answers.count("acted") == 1, json.dumps(answers)
