@@ -1,1 +1,60 @@
-"""To be filled."""
+"""What an agent is: manifest, bundle, digest, tool contract, prompt and the difference of two.
+
+bundle = load_bundle("agents/support")    # checks everything, runs nothing
+bundle.digest.value                       # "sha256:…": same content, same value, anywhere
+print(diff("agents/support", "agents/support-next").to_text())
+"""
+
+from mlflow_agent_plugin.package.bundle import Bundle, copy_bundle, load_bundle
+from mlflow_agent_plugin.package.contract import ContractExample, RetryRule, ToolContract
+from mlflow_agent_plugin.package.digest import (
+    COMPONENTS,
+    BundleDigest,
+    FileDigest,
+    compute_digest,
+)
+from mlflow_agent_plugin.package.importing import import_entry_point
+from mlflow_agent_plugin.package.manifest import (
+    API_VERSION,
+    MANIFEST_FILE,
+    Manifest,
+    ModelSpec,
+    RetrievalSpec,
+    StrictModel,
+    read_manifest,
+)
+from mlflow_agent_plugin.package.prompt import Prompt
+from mlflow_agent_plugin.package.reading import (
+    YamlDocument,
+    parse_yaml,
+    read_text,
+    read_yaml,
+    validate_document,
+)
+
+__all__ = [
+    "API_VERSION",
+    "COMPONENTS",
+    "MANIFEST_FILE",
+    "Bundle",
+    "BundleDigest",
+    "ContractExample",
+    "FileDigest",
+    "Manifest",
+    "ModelSpec",
+    "Prompt",
+    "RetrievalSpec",
+    "RetryRule",
+    "StrictModel",
+    "ToolContract",
+    "YamlDocument",
+    "compute_digest",
+    "copy_bundle",
+    "import_entry_point",
+    "load_bundle",
+    "parse_yaml",
+    "read_manifest",
+    "read_text",
+    "read_yaml",
+    "validate_document",
+]

@@ -9,21 +9,33 @@ Rules:
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
+import unicodedata
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
 
 from mlflow_agent_plugin.entities import Risk
+from mlflow_agent_plugin.errors import ManifestError
+from mlflow_agent_plugin.package.reading import YamlDocument, read_yaml, validate_document
 
 API_VERSION = "mlflow-agents/v1"
 MANIFEST_FILE = "agent.yaml"
 
 
 def _inside(path: str) -> str:
-    pure = PurePosixPath(path)
-    if not path or "\\" in path or pure.is_absolute() or ".." in pure.parts:
+    pure = PurePosixPath(unicodedata.normalize("NFC", path))
+    if not pure.parts or "\\" in path or pure.is_absolute() or ".." in pure.parts:
         raise ValueError("must be a relative path inside the bundle, with forward slashes")
+    if any(unicodedata.category(letter) in {"Cc", "Cs"} for letter in path):
+        raise ValueError("must not hold control characters")
     return str(pure)
 
 
@@ -72,7 +84,7 @@ class Workflow(StrictModel):
 
 
 class GraphSpec(StrictModel):
-    """Where the LangGraph graph comes from: ``build(context) -> StateGraph | CompiledStateGraph``."""
+    """Where the graph comes from: ``build(context) -> StateGraph | CompiledStateGraph``."""
 
     entry_point: EntryPoint = "graph:build"
     settings: dict[str, Any] = Field(default_factory=dict)
@@ -102,7 +114,7 @@ class ModelSpec(StrictModel):
 
 
 class PythonTool(StrictModel):
-    """A tool that is a Python function of the bundle: ``function(context, **arguments) -> dict``."""
+    """A Python function of the bundle as a tool: ``function(context, **arguments) -> dict``."""
 
     name: Name
     entry_point: EntryPoint
@@ -138,7 +150,9 @@ class RetrievalSpec(StrictModel):
     """The knowledge base (Markdown files) and how it is searched."""
 
     path: BundlePath = "knowledge"
-    chunk_chars: int = Field(default=800, ge=100, le=20_000, description="Longest chunk, characters")
+    chunk_chars: int = Field(
+        default=800, ge=100, le=20_000, description="Longest chunk, in characters"
+    )
     top_k: int = Field(default=3, ge=1, le=100)
     min_score: float = Field(default=0.05, ge=0, le=1, description="Cosine similarity floor")
 
@@ -191,3 +205,20 @@ class Manifest(StrictModel):
             if (allowed is None or tool.name in allowed)
             and tool.name not in self.workflow.forbidden_tools
         ]
+
+
+def read_manifest(root: str | Path) -> tuple[Manifest, YamlDocument]:
+    """Read ``agent.yaml`` of the bundle at `root`; the document knows the line of each field.
+
+    Raises:
+        ManifestError: The file is missing, is not YAML or does not follow the format.
+    """
+    path = Path(root) / MANIFEST_FILE
+    document = read_yaml(path, error=ManifestError)
+    return validate_document(document, Manifest, error=ManifestError), document
+
+
+def module_files(entry_point: str) -> tuple[str, str]:
+    """Return the two files an entry point's module may be: ``a/b.py`` or ``a/b/__init__.py``."""
+    stem = entry_point.partition(":")[0].replace(".", "/")
+    return f"{stem}.py", f"{stem}/__init__.py"
