@@ -1,0 +1,320 @@
+"""The policy engine: Cedar behind one small protocol.
+
+Rules:
+- `decide` never raises, and everything that goes wrong is a denial with `errors`: an unknown tool,
+  a missing fact, a value of the wrong type, an error inside a policy, a panic of the engine.
+- No policy, no permit: deny. A forbid always wins over any permit.
+- Every decision is made with the request schema. Without it Cedar skips a forbid that errors, and
+  the answer would be an allow.
+- `needs_approval` is the answer exactly when the approval rules are the only thing in the way: the
+  request is decided again with ``approved`` true, and that must be an allow. So nobody is asked
+  about a call that would be denied anyway.
+- ``approved``, ``verified`` and ``tenant`` are never taken from the caller's session facts.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Protocol
+
+from mlflow_agent_plugin.entities import Decision, DecisionValue, PolicyRequest, sha256_of_json
+from mlflow_agent_plugin.errors import PolicyError
+from mlflow_agent_plugin.trust.policy.lint import lint
+from mlflow_agent_plugin.trust.policy.schema import (
+    ACTION_TYPE,
+    AGENT_TYPE,
+    ROLE_TYPE,
+    SESSION_TYPES,
+    USER_TYPE,
+    FactError,
+    ToolFacts,
+    cedar_schema,
+    tool_facts,
+)
+from mlflow_agent_plugin.trust.policy.slices import PolicySlice, make_slice
+from mlflow_agent_plugin.trust.policy.sources import Policy, PolicySources, parse_policies
+
+if TYPE_CHECKING:
+    import cedarpy
+
+    from mlflow_agent_plugin.package.bundle import Bundle
+    from mlflow_agent_plugin.trust.policy.explain import PolicyExplanation
+
+_CACHED_ACTORS = 1024
+_CALLER_FACTS = ("environment", "calls", "turn", "untrusted_seen", "now")
+_CHECKS: dict[str, Callable[[Any], bool]] = {
+    "String": lambda value: isinstance(value, str),
+    "Boolean": lambda value: isinstance(value, bool),
+    "Long": lambda value: (
+        isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+    ),
+}
+
+
+class PolicyEngine(Protocol):
+    """Decides about one tool call.
+
+    Attributes:
+        digest: Changes whenever any decision could; approvals are bound to it.
+    """
+
+    digest: str
+
+    def decide(self, request: PolicyRequest) -> Decision:
+        """Decide about `request`; never raises, and a failure is a denial."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    """One run of Cedar: its answer, the ids of the determining policies, its errors."""
+
+    answer: str
+    policy_ids: tuple[str, ...]
+    errors: tuple[str, ...]
+
+
+class CedarPolicyEngine:
+    """Decides with the Cedar policies of one agent.
+
+    Thread-safe: nothing changes after construction but a bounded cache of actors. Pickling keeps
+    the policies' text and builds the engine again on the other side, because Cedar's own handles
+    cannot be pickled.
+
+    Args:
+        sources: Policies, roles and contracts.
+
+    Raises:
+        PolicyError: The policies do not parse, validate against the schema or pass the linter.
+
+    Attributes:
+        digest: ``sha256:…`` over the policies component of the bundle and the generated schema.
+        policies: The parsed policies by id.
+    """
+
+    def __init__(self, sources: PolicySources) -> None:
+        import cedarpy  # noqa: PLC0415 - import cost
+
+        self.sources = sources
+        self.facts = {name: tool_facts(item) for name, item in sources.contracts.items()}
+        self.schema = cedar_schema(sources.agent, self.facts, sources.roles)
+        parsed = parse_policies(sources)
+        self.warnings = tuple(lint(sources, parsed, self.facts, self.schema))
+        self.policies: Mapping[str, Policy] = {policy.policy_id: policy for policy in parsed}
+        self.digest = sha256_of_json({"policies": sources.content_digest, "schema": self.schema})
+        self._cedar = cedarpy
+        self._schema = cedarpy.Schema.from_json_str(json.dumps(self.schema))
+        self._usable = frozenset(sources.usable_tools)
+        self._slices = {name: self._slice(tool) for name, tool in self.facts.items()}
+        self._principal = lru_cache(maxsize=_CACHED_ACTORS)(self._make_principal)
+
+    @classmethod
+    def from_bundle(cls, bundle: Bundle) -> CedarPolicyEngine:
+        """Build the engine of `bundle`; its policy tests are not run (see `check_policies`).
+
+        Raises:
+            PolicyError: As the constructor, or a policy file is missing or unreadable.
+            IntegrityError: A policy file changed after the bundle's digest was computed.
+        """
+        return cls(PolicySources.from_bundle(bundle))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Rebuild from text in the other process."""
+        return (type(self), (self.sources,))
+
+    def decide(self, request: PolicyRequest) -> Decision:
+        """Decide about `request`.
+
+        Never raises: any failure is a denial whose `errors` say what failed.
+        """
+        return self._guarded(lambda: self._decide(request))
+
+    def decide_approved(self, request: PolicyRequest, *, role: str) -> Decision:
+        """Decide about a call that a holder of `role` approved, at the moment it is to run.
+
+        Allow if the request is permitted by now without an approval, or if an approval by `role`
+        is still exactly what it needs; otherwise what `decide` says. The caller has checked that
+        the approval exists, is valid and is bound to this very action. Never raises.
+        """
+
+        def redecide() -> Decision:
+            decision = self._decide(request)
+            if decision.value is not DecisionValue.NEEDS_APPROVAL or decision.approver_role != role:
+                return decision
+            permits = self._evaluate(request, approved=True).policy_ids
+            return Decision(
+                DecisionValue.ALLOW,
+                tuple(sorted({*decision.policy_ids, *permits})),
+                f"Approved by {role}, permitted by {', '.join(permits)}.",
+            )
+
+        return self._guarded(redecide)
+
+    def policies_for(self, tool: str) -> tuple[str, ...]:
+        """Return the ids of the policies whose scope covers `tool`, sorted."""
+        return self._slices[tool].policy_ids if tool in self._slices else ()
+
+    def explain(self, request: PolicyRequest) -> PolicyExplanation:
+        """Say which policies matched and what would change the answer; never raises."""
+        from mlflow_agent_plugin.trust.policy.explain import explain  # noqa: PLC0415 - rarely used
+
+        return explain(self, request)
+
+    @staticmethod
+    def _guarded(decide: Callable[[], Decision]) -> Decision:
+        try:
+            return decide()
+        except FactError as error:
+            return _failed(str(error))
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+            raise
+        except BaseException as error:  # a panic inside the engine is no Exception
+            # the message of a foreign error may hold values of the call: only its type is told
+            return _failed(f"the policy engine failed with {type(error).__name__}")
+
+    def _decide(self, request: PolicyRequest) -> Decision:
+        first = self._evaluate(request, approved=False)
+        if first.errors:
+            return Decision(
+                DecisionValue.DENY,
+                first.policy_ids,
+                "The policies could not be evaluated for this call, so it is denied.",
+                errors=first.errors,
+            )
+        if first.answer == "Allow":
+            reason = f"Permitted by {', '.join(first.policy_ids)}."
+            return Decision(DecisionValue.ALLOW, first.policy_ids, reason)
+        if not first.policy_ids:
+            return Decision(
+                DecisionValue.DENY, reason=f"No policy permits {request.tool} for this request."
+            )
+        roles = {self.policies[name].approver_role for name in first.policy_ids}
+        if None in roles:
+            hard = [name for name in first.policy_ids if not self.policies[name].approver_role]
+            return Decision(DecisionValue.DENY, first.policy_ids, self._reason("Forbidden", hard))
+        return self._needs_approval(request, first, {role for role in roles if role})
+
+    def _needs_approval(self, request: PolicyRequest, first: _Verdict, roles: set[str]) -> Decision:
+        second = self._evaluate(request, approved=True)
+        if second.errors:
+            return Decision(
+                DecisionValue.DENY,
+                first.policy_ids,
+                "The policies could not be evaluated for this call, so it is denied.",
+                errors=second.errors,
+            )
+        if second.answer != "Allow":
+            # an approval would not help, so the approval rules are not what stands in the way
+            return Decision(
+                DecisionValue.DENY,
+                second.policy_ids,
+                f"No policy permits {request.tool} for this request, approved or not.",
+            )
+        if len(roles) > 1:
+            return Decision(
+                DecisionValue.DENY,
+                first.policy_ids,
+                f"Approvals by {' and '.join(sorted(roles))} would be needed at once, and one "
+                "approval has one role.",
+            )
+        (role,) = roles
+        reason = self._reason(f"Needs an approval by {role}", first.policy_ids)
+        return Decision(DecisionValue.NEEDS_APPROVAL, first.policy_ids, reason, role)
+
+    def _evaluate(self, request: PolicyRequest, *, approved: bool) -> _Verdict:
+        chosen = self._slices.get(request.tool)
+        if chosen is None:
+            raise FactError("the tool has no contract in this agent")
+        if request.tool not in self._usable:
+            raise FactError("the manifest does not let this agent use the tool")
+        if request.agent != self.sources.agent:
+            raise FactError("the request is about another agent")
+        if not chosen.policy_ids:
+            return _Verdict("Deny", (), ())
+        actor = request.actor
+        if not isinstance(actor.verified, bool):
+            raise FactError("actor.verified is not true or false")
+        roles = frozenset(actor.roles).intersection(self.sources.roles)
+        facts = {
+            "input": chosen.facts.input.convert(request.arguments),
+            "session": self._session(request, approved=approved),
+            "provenance": chosen.facts.provenance(request.arguments, request.provenance),
+        }
+        result = self._cedar.is_authorized(
+            {
+                "principal": {"type": USER_TYPE, "id": actor.user},
+                "action": {"type": ACTION_TYPE, "id": request.tool},
+                "resource": {"type": AGENT_TYPE, "id": self.sources.agent},
+                "context": chosen.context(facts),
+            },
+            chosen.policy_set,
+            self._principal(actor.user, actor.tenant, roles, verified=actor.verified),
+            chosen.schema,
+        )
+        errors = tuple(_without_values(text) for text in result.diagnostics.errors)
+        answer = result.decision.value
+        if answer not in {"Allow", "Deny"} and not errors:
+            errors = ("the policy engine gave no decision",)
+        return _Verdict(answer, tuple(sorted(result.diagnostics.reasons)), errors)
+
+    def _session(self, request: PolicyRequest, *, approved: bool) -> dict[str, Any]:
+        facts = dict(request.session)
+        if "approved" in facts:
+            raise FactError("session fact 'approved' is not the caller's to set")
+        for name, value in (("verified", request.actor.verified), ("tenant", request.actor.tenant)):
+            if name in facts and facts[name] != value:
+                raise FactError(f"session fact {name!r} contradicts the actor")
+            facts[name] = value
+        for name in _CALLER_FACTS:
+            if name not in facts:
+                raise FactError(f"session fact {name!r} is missing")
+        facts["approved"] = approved
+        for name, value in facts.items():
+            if name not in SESSION_TYPES or not _CHECKS[SESSION_TYPES[name]](value):
+                raise FactError(f"session fact {str(name)[:64]!r} is unknown or not of its type")
+        return facts
+
+    def _make_principal(
+        self, user: str, tenant: str, roles: frozenset[str], *, verified: bool
+    ) -> cedarpy.Entities:
+        entity = {
+            "uid": {"type": USER_TYPE, "id": user},
+            "attrs": {"user": user, "tenant": tenant, "verified": verified},
+            "parents": [{"type": ROLE_TYPE, "id": role} for role in sorted(roles)],
+        }
+        return self._cedar.Entities.from_json_str(json.dumps([entity]), self._schema)
+
+    def _slice(self, facts: ToolFacts) -> PolicySlice:
+        try:
+            return make_slice(facts, self.policies, self.schema)
+        except (ValueError, RecursionError) as error:
+            raise PolicyError(
+                f"the policies of tool {facts.tool!r} cannot be loaded: {error}",
+                where=self.sources.folder,
+            ) from error
+
+    def _reason(self, verb: str, policy_ids: list[str] | tuple[str, ...]) -> str:
+        told = [
+            self.policies[name].annotations["reason"].rstrip(".")
+            for name in policy_ids
+            if self.policies[name].annotations.get("reason")
+        ]
+        text = f"{verb} ({', '.join(policy_ids)})"
+        return f"{text}: {'; '.join(told)}." if told else f"{text}."
+
+
+def _failed(text: str) -> Decision:
+    return Decision(
+        DecisionValue.DENY,
+        reason=f"The policies could not be evaluated for this call, so it is denied: {text}.",
+        errors=(text,),
+    )
+
+
+def _without_values(text: str) -> str:
+    """Cut values out of one of Cedar's messages: it quotes whole contexts."""
+    return re.sub(r"`[^`]{65,}`|`[^`]*[{\"][^`]*`", "`…`", text)[:500]
