@@ -3,7 +3,8 @@
 Rules:
 - `begin` is a write transaction: it commits at the end of the block or changes nothing. On sqlite
   it takes the write lock at once (BEGIN IMMEDIATE): it never fails half-way for want of it.
-- `read` sees one consistent state on sqlite and never waits for a writer (WAL).
+- `read` sees one consistent state (sqlite: WAL, PostgreSQL: REPEATABLE READ), waits for no writer
+  and on PostgreSQL cannot write.
 - Commits are durable before they return (sqlite ``synchronous=FULL``): an audit event that was
   acknowledged survives a power cut, and "event before effect" means something.
 - Forking is safe between transactions: sqlite connections are closed before a fork, because SQLite
@@ -52,7 +53,7 @@ class Store:
     Attributes:
         uri: The database URL for people to read: without password.
         url: The same for programs; its ``str()`` hides the password too.
-        engine: The SQLAlchemy engine; its own transactions are read transactions.
+        engine: The SQLAlchemy engine; use `begin` and `read` for transactions.
     """
 
     def __init__(self, url: URL) -> None:
@@ -65,6 +66,11 @@ class Store:
         real = shared_memory_url(url) if self._memory else url
         self.engine = _make_engine(real)
         self._writer = self.engine.execution_options(agents_begin="BEGIN IMMEDIATE")
+        self._reader = self.engine
+        if self.dialect == "postgresql":
+            self._reader = self.engine.execution_options(
+                isolation_level="REPEATABLE READ", postgresql_readonly=True
+            )
         # A memdb database lives as long as one connection to it.
         self._anchor: Any = self.engine.raw_connection() if self._memory else None
         _stores.add(self)
@@ -93,7 +99,7 @@ class Store:
             raise _store_error(error, url) from error
         try:
             with store._translated():
-                ensure_schema(store.engine, store._writer, store.uri)
+                ensure_schema(store._reader, store._writer, store.uri)
         except BaseException:
             store.close()
             raise
@@ -128,7 +134,7 @@ class Store:
         if connection is not None:
             yield connection
             return
-        with self._translated(), self.engine.begin() as opened:
+        with self._translated(), self._reader.begin() as opened:
             yield opened
 
     def close(self) -> None:

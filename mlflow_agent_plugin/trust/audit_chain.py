@@ -1,0 +1,185 @@
+"""The audit's rules as pure functions: how events are spelled, linked, sealed.
+
+Rules:
+- Every writer (one per process and log) numbers its events from 1 and links each to the one before:
+  ``hash`` covers every field, the body's exact text and ``prev_hash``. The first event's
+  ``prev_hash`` names the writer, so that no chain can continue another.
+- A checkpoint seals a writer's chain up to one event: it carries that event's hash and a signature.
+  All checkpoints of a store form one chain of their own, whoever wrote them: one that was
+  removed is missed by the next.
+- A body is canonical JSON (RFC 8785). What JSON cannot spell is written as text that says so, and a
+  body that is too large as its digest: a hostile argument must not keep its own denial off the
+  record.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+from mlflow_agent_plugin.entities import canonical_json, sha256_digest
+
+FORMAT = "mlflow-agents/audit/v1"
+MAX_BODY_BYTES = 64 * 1024
+MAX_FIELD_CHARS = 1024
+_MAX_DEPTH = 32
+
+HEADER_FIELDS = (
+    "writer",
+    "seq",
+    "ts",
+    "kind",
+    "request_id",
+    "session_id",
+    "tenant",
+    "actor",
+    "agent",
+    "agent_digest",
+)
+
+
+@dataclass(frozen=True)
+class AuditEvent:
+    """One event as it was recorded.
+
+    Attributes:
+        writer: Random id of the writer (one per process and log).
+        seq: Number within the writer's chain, from 1.
+        ts: UTC time, ISO 8601 with microseconds.
+        kind: A value of `AuditKind`.
+        actor: User on whose behalf, or who answered.
+        body: Everything else, a JSON object.
+        position: Row number in the store; not hashed.
+    """
+
+    writer: str
+    seq: int
+    ts: str
+    kind: str
+    request_id: str | None
+    session_id: str | None
+    tenant: str | None
+    actor: str | None
+    agent: str | None
+    agent_digest: str | None
+    body: Mapping[str, Any]
+    prev_hash: str
+    hash: str
+    position: int
+
+    @property
+    def event_id(self) -> str:
+        """The event's name: ``<writer>-<seq>``."""
+        return f"{self.writer}-{self.seq}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-ready dictionary."""
+        return {"event_id": self.event_id, **asdict(self)}
+
+
+def genesis(writer: str) -> str:
+    """Return the `prev_hash` of a writer's first event."""
+    return sha256_digest(f"{FORMAT}:{writer}".encode())
+
+
+CHECKPOINT_GENESIS = sha256_digest(f"{FORMAT}:checkpoints".encode())
+"""The `prev_hash` of a store's first checkpoint."""
+
+
+def timestamp(moment: datetime) -> str:
+    """Spell a time the one way the audit does."""
+    return moment.astimezone(timezone.utc).isoformat(timespec="microseconds")
+
+
+def event_hash(header: Mapping[str, Any], body: str, prev_hash: str) -> str:
+    """Return the hash of one event.
+
+    Args:
+        header: The fields named in `HEADER_FIELDS`.
+        body: The body's exact text.
+        prev_hash: Hash of the writer's event before, or `genesis`.
+    """
+    # A list of strings, integers and nulls: compact JSON spells it one way only, and quickly.
+    fields = [FORMAT, *(header[name] for name in HEADER_FIELDS), body, prev_hash]
+    text = json.dumps(fields, ensure_ascii=True, separators=(",", ":"))
+    return "sha256:" + hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+def checkpoint_hash(
+    *, number: int, writer: str, seq: int, head_hash: str, ts: str, key_id: str, prev_hash: str
+) -> str:
+    """Return the hash of one checkpoint; its ASCII bytes are what the key signs."""
+    fields = [f"{FORMAT}/checkpoint", number, writer, seq, head_hash, ts, key_id, prev_hash]
+    text = json.dumps(fields, ensure_ascii=True, separators=(",", ":"))
+    return "sha256:" + hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+def encode_signature(signature: bytes) -> str:
+    """Spell a signature as text."""
+    return base64.b64encode(signature).decode("ascii")
+
+
+def decode_signature(text: str) -> bytes | None:
+    """Read a signature; None if it is not one."""
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError:
+        return None
+
+
+def spell_field(value: object) -> str | None:
+    """Return a header field as text every database and every JSON takes."""
+    if value is None:
+        return None
+    text = str(value)[:MAX_FIELD_CHARS]
+    # PostgreSQL refuses NUL in text; UTF-8 refuses lone surrogates.
+    return text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def spell_body(body: Mapping[str, Any]) -> str:
+    """Return the body's text: canonical JSON, whatever the values are."""
+    try:
+        data = canonical_json(dict(body))
+    except (ValueError, TypeError):
+        data = canonical_json(_plain(body, 0))
+    if len(data) <= MAX_BODY_BYTES:
+        return data.decode("utf-8")
+    short = {
+        "too_large": True,
+        "bytes": len(data),
+        "sha256": sha256_digest(data),
+        "starts": data[:2000].decode("utf-8", "ignore"),
+        "fields": sorted(str(key)[:100] for key in body)[:100],
+    }
+    return canonical_json(_plain(short, 0)).decode("utf-8")
+
+
+def _plain(value: Any, depth: int) -> Any:
+    """Turn any value into JSON that can be spelled, saying what was replaced."""
+    if depth > _MAX_DEPTH:
+        return {"unspellable": "nested too deeply"}
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return str.__str__(value).encode("utf-8", "backslashreplace").decode("utf-8")
+    if isinstance(value, (int, float)):
+        try:
+            canonical_json(value)
+        except ValueError:
+            return {"unspellable": repr(value)[:200]}
+        return value
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, Mapping):
+        plain = {str(_plain(str(k), depth + 1)): _plain(v, depth + 1) for k, v in value.items()}
+        return dict(sorted(plain.items()))
+    if isinstance(value, (set, frozenset)):
+        return sorted((_plain(item, depth + 1) for item in value), key=repr)
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, depth + 1) for item in value]
+    return {"unspellable": type(value).__name__}
