@@ -7,9 +7,9 @@ Rules:
 - A checkpoint seals a writer's chain up to one event: it carries that event's hash and a signature.
   All checkpoints of a store form one chain of their own, whoever wrote them: one that was
   removed is missed by the next.
-- A body is canonical JSON (RFC 8785). What JSON cannot spell is written as text that says so, and a
-  body that is too large as its digest: a hostile argument must not keep its own denial off the
-  record.
+- A body is compact JSON with sorted keys, in ASCII; the hash covers that exact text. What JSON
+  cannot spell is written as text that says so, and a body that is too large as its digest: a
+  hostile argument must not keep its own denial off the record.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from typing import Any
 
-from mlflow_agent_plugin.entities import canonical_json, sha256_digest
+from mlflow_agent_plugin.entities import sha256_digest
 
 FORMAT = "mlflow-agents/audit/v1"
 MAX_BODY_BYTES = 64 * 1024
@@ -142,21 +143,27 @@ def spell_field(value: object) -> str | None:
 
 
 def spell_body(body: Mapping[str, Any]) -> str:
-    """Return the body's text: canonical JSON, whatever the values are."""
+    """Return the body's text: JSON, whatever the values are."""
     try:
-        data = canonical_json(dict(body))
-    except (ValueError, TypeError):
-        data = canonical_json(_plain(body, 0))
-    if len(data) <= MAX_BODY_BYTES:
-        return data.decode("utf-8")
+        text = _dump(body)
+    except (ValueError, TypeError, RecursionError):
+        text = _dump(_plain(body, 0))
+    if len(text) <= MAX_BODY_BYTES:
+        return text
     short = {
         "too_large": True,
-        "bytes": len(data),
-        "sha256": sha256_digest(data),
-        "starts": data[:2000].decode("utf-8", "ignore"),
+        "bytes": len(text),
+        "sha256": sha256_digest(text.encode("ascii")),
+        "starts": text[:2000],
         "fields": sorted(str(key)[:100] for key in body)[:100],
     }
-    return canonical_json(_plain(short, 0)).decode("utf-8")
+    return _dump(short)
+
+
+def _dump(value: Any) -> str:
+    return json.dumps(
+        value, sort_keys=True, ensure_ascii=True, allow_nan=False, separators=(",", ":")
+    )
 
 
 def _plain(value: Any, depth: int) -> Any:
@@ -166,18 +173,17 @@ def _plain(value: Any, depth: int) -> Any:
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
-        return str.__str__(value).encode("utf-8", "backslashreplace").decode("utf-8")
-    if isinstance(value, (int, float)):
-        try:
-            canonical_json(value)
-        except ValueError:
-            return {"unspellable": repr(value)[:200]}
-        return value
+        return str.__str__(value)
+    if isinstance(value, int):
+        # Python itself refuses to print integers of more than 4,300 digits.
+        bits = value.bit_length()
+        return value if bits <= 1024 else {"unspellable": f"an integer of {bits} bits"}
+    if isinstance(value, float):
+        return value if math.isfinite(value) else {"unspellable": repr(value)}
     if isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, Mapping):
-        plain = {str(_plain(str(k), depth + 1)): _plain(v, depth + 1) for k, v in value.items()}
-        return dict(sorted(plain.items()))
+        return {str(key): _plain(item, depth + 1) for key, item in value.items()}
     if isinstance(value, (set, frozenset)):
         return sorted((_plain(item, depth + 1) for item in value), key=repr)
     if isinstance(value, (list, tuple)):
