@@ -40,7 +40,27 @@ _LAZY = {
     "retrain": "mlflow_agent_plugin.lifecycle",
 }
 
-__all__ = ["__version__", *_LAZY]
+__all__ = [
+    "AgentError",
+    "__version__",
+    "approve",
+    "check_drift",
+    "diff",
+    "evaluate",
+    "gate_report",
+    "history",
+    "load_agent",
+    "load_bundle",
+    "log_agent",
+    "monitoring_table",
+    "promote",
+    "reject",
+    "request_promotion",
+    "retrain",
+    "rollback",
+    "save_agent",
+    "validate",
+]
 
 if TYPE_CHECKING:
     from mlflow_agent_plugin.core import load_agent, log_agent, save_agent, validate

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from mlflow_agent_plugin.errors import ConfigError
 
+_KEY_DIR = Path("~/.mlflow-agents/keys").expanduser()
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -29,14 +31,17 @@ class Settings:
         resources: JSON object handed to the bundle's resource factory over the manifest's own
             settings (``MLFLOW_AGENTS_RESOURCES``), e.g. where the bank's database is.
         max_message_chars: Longest user message accepted (``MLFLOW_AGENTS_MAX_MESSAGE_CHARS``).
-        approval_ttl_seconds: How long an approval may wait (``MLFLOW_AGENTS_APPROVAL_TTL_SECONDS``).
+        approval_ttl_seconds: How long an approval may wait
+            (``MLFLOW_AGENTS_APPROVAL_TTL_SECONDS``).
         accept_event_time: Accept ``custom_inputs.event_time``, for replay of recorded traffic
             (``MLFLOW_AGENTS_ACCEPT_EVENT_TIME``).
         tracing: Write an MLflow trace per request (``MLFLOW_AGENTS_TRACING``).
+        registry_content: Artifact URI below which the gated registry keeps its own copies of agent
+            versions (``MLFLOW_AGENTS_REGISTRY_CONTENT``); default: see `registry.vault`.
     """
 
     store_uri: str = "sqlite:///mlflow_agents.db"
-    key_dir: Path = Path("~/.mlflow-agents/keys").expanduser()
+    key_dir: Path = _KEY_DIR
     environment: str = "development"
     actor: str | None = None
     resources: str | None = None
@@ -44,6 +49,7 @@ class Settings:
     approval_ttl_seconds: int = 24 * 3600
     accept_event_time: bool = False
     tracing: bool = True
+    registry_content: str | None = None
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:

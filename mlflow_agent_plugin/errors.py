@@ -1,9 +1,9 @@
 """Every error of the package, grouped by whose fault it is.
 
 Each says where (file, line or field), what is wrong, and what to do. They do not import mlflow;
-where one leaves through an MLflow surface (a served model, the registry store), `as_mlflow` turns it
-into an `MlflowException` with the matching error code, so that a client sees one line and the right
-HTTP status, never a stack trace.
+where one leaves through an MLflow surface (a served model, the registry store), `as_mlflow` turns
+it into an `MlflowException` with the matching error code, so that a client sees one line and the
+right HTTP status, never a stack trace.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ class ToolCallError(AgentError):
 
 
 class ApprovalError(AgentError):
-    """An approval does not exist, expired, was answered already, or is not this person's to give."""
+    """An approval does not exist, expired, was answered, or is not this person's to give."""
 
     error_code = "INVALID_STATE"
 

@@ -21,7 +21,21 @@ _LAZY = {
     "validate": "mlflow_agent_plugin.core.validation",
 }
 
-__all__ = list(_LAZY)
+__all__ = [
+    "AgentRuntime",
+    "GraphContext",
+    "LoadedAgent",
+    "TextDelta",
+    "ToolContext",
+    "fetch_bundle",
+    "load_agent",
+    "load_verified",
+    "log_agent",
+    "model_card",
+    "open_resources",
+    "save_agent",
+    "validate",
+]
 
 if TYPE_CHECKING:
     from mlflow_agent_plugin.core.assembly import open_resources

@@ -1,8 +1,8 @@
 """What a bundle's own code sees: one context to build the graph, one for each tool call.
 
 Rules:
-- A graph gets its tools only as descriptions (`GraphContext.tools`, to bind to a model). Running one
-  past the gateway raises `UngovernedToolCallError`.
+- A graph gets its tools only as descriptions (`GraphContext.tools`, to bind to a model). Running
+  one past the gateway raises `UngovernedToolCallError`.
 - The two doors to a tool are `GraphContext.tool_node` (raw `StateGraph`) and
   `GraphContext.middleware` (LangChain's `create_agent`; it goes last in the list, so that nothing
   behind it can change a call that was decided).

@@ -14,24 +14,25 @@ Each call goes through these steps in this order, and any "no" ends it without a
 6. **tool**: with its time limit; reads and idempotent writes are retried as the contract says.
 7. **contract** again, for the output, which names the tool as the side that is wrong.
 8. **audit** of the outcome.
-
-A tool that raises says that nothing happened. For a write that is not idempotent, a time-out or a
-broken connection says nothing of the sort: the call stays in doubt until a human looks.
 """
 
 from __future__ import annotations
 
-import contextvars
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mlflow_agent_plugin.core.context import ToolContext
+from mlflow_agent_plugin.core.messages import seen_texts, tool_message
 from mlflow_agent_plugin.core.provenance import LabelledText, derive_provenance
+from mlflow_agent_plugin.core.tool_runner import (
+    OutcomeUnknownError,
+    ToolFailedError,
+    ToolFunction,
+    ToolRunner,
+)
 from mlflow_agent_plugin.core.tracing import Tracer, mask_value
 from mlflow_agent_plugin.core.turn import CURRENT_TURN, Turn
 from mlflow_agent_plugin.entities import (
@@ -47,9 +48,10 @@ from mlflow_agent_plugin.entities import (
     ToolCallRecord,
     canonical_json,
     sha256_digest,
+    sha256_of_json,
 )
-from mlflow_agent_plugin.errors import UngovernedToolCallError
-from mlflow_agent_plugin.trust import ApprovalState, AuditKind
+from mlflow_agent_plugin.errors import ToolCallError, UngovernedToolCallError
+from mlflow_agent_plugin.trust import ApprovalState, AuditKind, ClaimStatus
 
 if TYPE_CHECKING:
     from langchain_core.messages import ToolMessage
@@ -67,11 +69,6 @@ if TYPE_CHECKING:
 
 MAX_ARGUMENT_BYTES = 256 * 1024
 """Largest canonical JSON of one call's arguments."""
-
-LABEL_KEY = "mlflow_agents"
-"""Key in a tool message's `additional_kwargs` under which the gateway keeps its own label."""
-
-ToolFunction = Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -133,7 +130,6 @@ class ToolGateway:
         self._agent = agent
         self._agent_digest = agent_digest
         self._contracts = contracts
-        self._functions = functions
         self._trust = governance
         self._resources = resources
         self._knowledge = knowledge
@@ -145,11 +141,11 @@ class ToolGateway:
         self._tracer = tracer
         self._inputs = {n: Draft202012Validator(c.input) for n, c in contracts.items()}
         self._outputs = {n: Draft202012Validator(c.output) for n, c in contracts.items()}
-        self._threads = ThreadPoolExecutor(max_workers=32, thread_name_prefix="tool")
+        self._runner = ToolRunner(functions)
 
     def close(self) -> None:
         """Stop accepting calls; tools that still run are not waited for."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._runner.close()
 
     def govern(self, request: ToolCallRequest) -> ToolMessage:
         """Take one call of a graph through all steps and return what the model is told.
@@ -178,7 +174,7 @@ class ToolGateway:
             span.set_attribute("agent.status", record.status.value)
             span.set_outputs(mask_value(record.output) if record.error is None else record.error)
         turn.record(record)
-        return _message(record, label)
+        return tool_message(record, label)
 
     # --- the steps -------------------------------------------------------------------------------
 
@@ -198,8 +194,12 @@ class ToolGateway:
                 approval = self._wait_for_approval(call, turn, decision)
                 decision = self._decide(call, turn, seen, approval=approval)
             started = time.perf_counter()
-            output = self._execute(call, turn, contract, approval)
+            if contract.effect is Effect.READ:
+                output = self._read(call, turn, contract)
+            else:
+                output = self._write(call, turn, contract, approval)
             seconds = time.perf_counter() - started
+            self._check_output(call, output)
             record = self._finished(call, decision, output=output, seconds=seconds)
         except _Refusal as refusal:
             record = self._finished(call, decision, refusal=refusal)
@@ -288,22 +288,22 @@ class ToolGateway:
         )
         if decision.value is DecisionValue.DENY:
             raise _Refusal(CallStatus.DENIED, "denied", decision.reason or "no policy permits it")
-        if approval is not None and decision.value is DecisionValue.NEEDS_APPROVAL:
-            # The answer in hand is for exactly this call; another role means the rules changed.
-            if decision.approver_role != approval.role:
-                raise _Refusal(
-                    CallStatus.DENIED, "denied", "the rules changed after the approval was given"
-                )
+        if (
+            approval is not None
+            and decision.value is DecisionValue.NEEDS_APPROVAL
+            and decision.approver_role != approval.role
+        ):
+            raise _Refusal(
+                CallStatus.DENIED, "denied", "the rules changed after the approval was given"
+            )
         return decision
 
     def _wait_for_approval(self, call: ToolCall, turn: Turn, decision: Decision) -> Approval:
         from langgraph.types import interrupt
 
         queue = self._trust.approvals
-        digest = call.action_digest(
-            agent_digest=self._agent_digest, policy_digest=self._trust.policies.digest
-        )
-        approval = queue.find(call.session_id, call.call_id)
+        digest = self._action_digest(call)
+        approval = queue.find(call.session_id, call.call_id, action_digest=digest)
         if approval is None:
             approval = queue.request(
                 call,
@@ -314,12 +314,6 @@ class ToolGateway:
                 role=decision.approver_role or "",
                 reason=decision.reason,
                 ttl_seconds=self._approval_ttl_seconds,
-            )
-            self._trust.audit.append(
-                AuditKind.APPROVAL_REQUESTED,
-                **self._facts(call, turn),
-                approval_id=approval.approval_id,
-                role=approval.role,
             )
         while approval.state is ApprovalState.WAITING:
             turn.approvals[call.call_id] = PendingApproval(
@@ -358,113 +352,103 @@ class ToolGateway:
             raise _Refusal(CallStatus.REJECTED, "expired", "nobody answered in time")
         return approval
 
-    def _execute(
+    def _read(self, call: ToolCall, turn: Turn, contract: ToolContract) -> dict[str, Any]:
+        try:
+            return self._runner.run(
+                contract, self._tool_context(call, turn, contract), call.arguments
+            )
+        except ToolFailedError as error:
+            raise _Refusal(CallStatus.FAILED, "failed", f"{call.tool!r} failed: {error}") from error
+
+    def _write(
         self, call: ToolCall, turn: Turn, contract: ToolContract, approval: Approval | None
     ) -> dict[str, Any]:
         key = f"{call.session_id}:{call.call_id}"
-        arguments_digest = sha256_digest(
-            canonical_json({"tool": call.tool, "arguments": dict(call.arguments)})
-        )
-        writes = contract.effect is not Effect.READ
-        if writes:
-            claim = self._trust.ledger.claim(
-                key, tool=call.tool, arguments_digest=arguments_digest, owner=turn.owner
-            )
-            if claim.status == "done":
-                return dict(claim.result or {})
-            if claim.status == "failed":
-                raise _Refusal(CallStatus.FAILED, "failed", claim.error or "the tool failed")
-            if claim.status == "in_doubt" and not contract.idempotent:
-                raise _Refusal(
-                    CallStatus.IN_DOUBT,
-                    "in_doubt",
-                    f"it is unknown whether {call.tool!r} took effect; a human has to look",
+        replayed = self._claim(key, call, turn, contract, approval)
+        if replayed is not None:
+            return replayed
+        ledger, context = self._trust.ledger, self._tool_context(call, turn, contract)
+        try:
+            output = self._runner.run(contract, context, call.arguments)
+        except OutcomeUnknownError as error:
+            raise _in_doubt(call, f" ({error})") from error
+        except ToolFailedError as error:
+            message = f"{call.tool!r} failed: {error}"
+            ledger.fail(key, message)
+            raise _Refusal(CallStatus.FAILED, "failed", message) from error
+        ledger.finish(key, output)
+        return output
+
+    def _claim(
+        self,
+        key: str,
+        call: ToolCall,
+        turn: Turn,
+        contract: ToolContract,
+        approval: Approval | None,
+    ) -> dict[str, Any] | None:
+        """Claim the write and record that it starts; return the earlier result if it ran before."""
+        ledger = self._trust.ledger
+        with self._trust.audit.transaction() as transaction:
+            try:
+                claim = ledger.claim(
+                    key,
+                    tool=call.tool,
+                    arguments_digest=sha256_of_json(dict(call.arguments)),
+                    owner=turn.owner,
+                    connection=transaction.connection,
                 )
-            self._trust.audit.append(
+            except ToolCallError as error:
+                raise _Refusal(CallStatus.INVALID, "invalid", str(error)) from error
+            if claim.status is ClaimStatus.DONE:
+                if claim.error is not None:
+                    raise _Refusal(CallStatus.FAILED, "failed", claim.error)
+                return dict(claim.result)
+            if claim.status is ClaimStatus.IN_DOUBT:
+                if not contract.idempotent:
+                    raise _in_doubt(call)
+                ledger.take_over(
+                    key, owner=turn.owner, previous=claim, connection=transaction.connection
+                )
+            elif approval is not None:
+                self._trust.approvals.mark_executed(
+                    approval.approval_id,
+                    action_digest=self._action_digest(call),
+                    transaction=transaction,
+                )
+            transaction.append(
                 AuditKind.TOOL_CALL_STARTED,
                 **self._facts(call, turn),
                 effect=contract.effect.value,
                 approval_id=None if approval is None else approval.approval_id,
-                again=claim.status == "in_doubt",
+                again=claim.status is ClaimStatus.IN_DOUBT,
             )
-        context = ToolContext(
+        return None
+
+    def _tool_context(self, call: ToolCall, turn: Turn, contract: ToolContract) -> ToolContext:
+        self._extend_lease(turn, contract.timeout_seconds * contract.retry.attempts + 30)
+        return ToolContext(
             actor=turn.actor,
             session_id=call.session_id,
-            idempotency_key=key,
+            idempotency_key=f"{call.session_id}:{call.call_id}",
             resources=self._resources,
             knowledge=self._knowledge,
             now=self._clock(),
         )
-        self._extend_lease(turn, contract.timeout_seconds * contract.retry.attempts + 30)
-        try:
-            output = self._call_function(call, contract, context)
-        except _Refusal as refusal:
-            if writes and refusal.status is not CallStatus.IN_DOUBT:
-                self._trust.ledger.fail(key, refusal.message)
-            raise
-        if writes:
-            self._trust.ledger.finish(key, output)
-            if approval is not None:
-                self._trust.approvals.mark_executed(approval.approval_id)
-        problem = _first_problem(self._outputs[call.tool], output)
+
+    def _check_output(self, call: ToolCall, output: Mapping[str, Any]) -> None:
+        problem = _first_problem(self._outputs[call.tool], dict(output))
         if problem is not None:
             raise _Refusal(
                 CallStatus.FAILED,
                 "failed",
                 f"the output of {call.tool!r} breaks the tool's own contract: {problem}",
             )
-        return output
 
-    def _call_function(
-        self, call: ToolCall, contract: ToolContract, context: ToolContext
-    ) -> dict[str, Any]:
-        import tenacity
-
-        function = self._functions[call.tool]
-        may_repeat = contract.effect is Effect.READ or contract.idempotent
-
-        def attempt() -> Any:
-            future = self._threads.submit(
-                contextvars.copy_context().run,
-                lambda: function(context, **_copy(call.arguments)),
-            )
-            try:
-                return future.result(timeout=contract.timeout_seconds)
-            except FutureTimeoutError:
-                if future.cancel() or not future.done():
-                    raise TimeoutError(
-                        f"no answer within {contract.timeout_seconds:g} seconds"
-                    ) from None
-                return future.result()
-
-        retrying = tenacity.Retrying(
-            stop=tenacity.stop_after_attempt(contract.retry.attempts if may_repeat else 1),
-            wait=tenacity.wait_random_exponential(
-                multiplier=contract.retry.wait_seconds, max=30
-            ),
-            reraise=True,
+    def _action_digest(self, call: ToolCall) -> str:
+        return call.action_digest(
+            agent_digest=self._agent_digest, policy_digest=self._trust.policies.digest
         )
-        try:
-            output = retrying(attempt)
-        except (TimeoutError, OSError) as error:
-            if may_repeat:
-                raise _failed(call, error) from error
-            raise _Refusal(
-                CallStatus.IN_DOUBT,
-                "in_doubt",
-                f"it is unknown whether {call.tool!r} took effect ({_short(error)}); "
-                "a human has to look",
-            ) from error
-        except Exception as error:
-            raise _failed(call, error) from error
-        try:
-            plain = json.loads(canonical_json(output))
-        except (ValueError, TypeError, RecursionError):
-            plain = None
-        if not isinstance(plain, dict):
-            # The function ran to its end, so for a write the effect is there: say so in the result.
-            plain = {"unusable_output": type(output).__name__}
-        return plain
 
     # --- records ---------------------------------------------------------------------------------
 
@@ -502,47 +486,6 @@ class ToolGateway:
         )
 
 
-def seen_texts(state: Any) -> list[LabelledText] | None:
-    """Return every text of a graph's messages with its label, None if there are no messages."""
-    from langchain_core.messages import HumanMessage, ToolMessage
-
-    messages = state.get("messages") if isinstance(state, Mapping) else None
-    if messages is None:
-        messages = getattr(state, "messages", None)
-    if messages is None and isinstance(state, list):
-        messages = state
-    if messages is None:
-        return None
-    seen: list[LabelledText] = []
-    for message in messages:
-        if isinstance(message, HumanMessage):
-            seen.append((Provenance.USER, message.text))
-        elif isinstance(message, ToolMessage):
-            label = message.additional_kwargs.get(LABEL_KEY, {}).get("label")
-            trusted = label == Provenance.TRUSTED.value
-            seen.append(
-                (Provenance.TRUSTED if trusted else Provenance.UNTRUSTED, str(message.content))
-            )
-    return seen
-
-
-def _message(record: ToolCallRecord, label: Provenance) -> ToolMessage:
-    from langchain_core.messages import ToolMessage
-
-    if record.error is None:
-        content = json.dumps(record.output, ensure_ascii=False)
-    else:
-        kind, _, message = record.error.partition(": ")
-        content = json.dumps({"error": {"kind": kind, "message": message}}, ensure_ascii=False)
-    return ToolMessage(
-        content=content,
-        name=record.tool,
-        tool_call_id=record.call_id,
-        status="success" if record.error is None else "error",
-        additional_kwargs={LABEL_KEY: {"label": label.value, "status": record.status.value}},
-    )
-
-
 def _first_problem(validator: Any, value: Any) -> str | None:
     from jsonschema.exceptions import best_match
 
@@ -553,18 +496,12 @@ def _first_problem(validator: Any, value: Any) -> str | None:
     return f"{where}: {error.message[:300]}" if where else str(error.message)[:300]
 
 
-def _failed(call: ToolCall, error: Exception) -> _Refusal:
-    return _Refusal(CallStatus.FAILED, "failed", f"{call.tool!r} failed: {_short(error)}")
-
-
-def _short(error: BaseException) -> str:
-    text = " ".join(str(error).split())[:300]
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def _copy(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    # The function gets its own copy: what was decided and audited must not change under its hands.
-    return dict(json.loads(canonical_json(dict(arguments))))
+def _in_doubt(call: ToolCall, why: str = "") -> _Refusal:
+    return _Refusal(
+        CallStatus.IN_DOUBT,
+        "in_doubt",
+        f"it is unknown whether {call.tool!r} took effect{why}; a human has to look",
+    )
 
 
 def _auditable(arguments: Mapping[str, Any]) -> Any:

@@ -28,9 +28,7 @@ _SEARCHED = (Provenance.USER, Provenance.TRUSTED, Provenance.UNTRUSTED)
 LabelledText = tuple[Provenance, str]
 
 
-def derive_provenance(
-    arguments: Mapping[str, Any], seen: Sequence[LabelledText]
-) -> dict[str, str]:
+def derive_provenance(arguments: Mapping[str, Any], seen: Sequence[LabelledText]) -> dict[str, str]:
     """Return for each argument the `Provenance` value of where it came from.
 
     Args:

@@ -125,7 +125,9 @@ def _retrieved(records: Sequence[ToolCallRecord]) -> tuple[str, ...]:
     found: list[str] = []
     for record in records:
         passages = record.output.get("passages") if isinstance(record.output, dict) else None
-        for passage in passages if isinstance(passages, list) else []:
-            if isinstance(passage, dict) and isinstance(passage.get("chunk_id"), str):
-                found.append(passage["chunk_id"])
+        found += [
+            passage["chunk_id"]
+            for passage in (passages if isinstance(passages, list) else [])
+            if isinstance(passage, dict) and isinstance(passage.get("chunk_id"), str)
+        ]
     return tuple(dict.fromkeys(found))

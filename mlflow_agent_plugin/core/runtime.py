@@ -18,7 +18,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -59,6 +59,7 @@ from mlflow_agent_plugin.trust import (
 )
 
 if TYPE_CHECKING:
+    from langchain_core.runnables import RunnableConfig
     from langgraph.checkpoint.base import BaseCheckpointSaver
 
     from mlflow_agent_plugin.package import Bundle
@@ -110,7 +111,6 @@ class AgentRuntime:
         self.bundle = bundle
         self.store = store
         self.version = version
-        self.approvals = ApprovalQueue(store, clock=clock)
         self.resources = resources
         self._owns_store = owns_store
         self._owns_checkpointer = owns_checkpointer
@@ -120,6 +120,7 @@ class AgentRuntime:
         self._tracer = tracer
         self._sessions = SessionTable(store, clock=clock)
         self._audit = AuditLog(store, clock=clock)
+        self.approvals = ApprovalQueue(store, clock=clock, audit=self._audit)
         manifest = bundle.manifest
         knowledge = load_knowledge(bundle)
         functions = load_functions(bundle, tool_wrapper)
@@ -210,7 +211,7 @@ class AgentRuntime:
         if self._owns_store:
             self.store.close()
 
-    def __enter__(self) -> AgentRuntime:
+    def __enter__(self) -> AgentRuntime:  # noqa: PYI034 - Self is not in Python 3.10
         """Return the runtime itself."""
         return self
 
@@ -319,7 +320,7 @@ class AgentRuntime:
 
     def _turns(
         self, request: AgentRequest, turn: Turn, *, deltas: bool
-    ) -> Iterator[TextDelta | AgentReply]:
+    ) -> Generator[TextDelta, None, AgentReply]:
         """Finish what is unfinished, then take the new message; yields deltas, returns a reply."""
         parts: list[AgentReply] = []
         state = self._state(turn)
@@ -343,7 +344,7 @@ class AgentRuntime:
 
     def _step(
         self, graph_input: Any, turn: Turn, *, deltas: bool
-    ) -> Iterator[TextDelta | AgentReply]:
+    ) -> Generator[TextDelta, None, AgentReply]:
         """Run the graph once, until it ends or pauses; yields deltas, returns the reply."""
         from langgraph.errors import GraphRecursionError
 
@@ -382,13 +383,11 @@ class AgentRuntime:
         return replace(reply, text=reply.text or STILL_WAITING) if reply.approvals else reply
 
     def _stream_graph(
-        self, graph_input: Any, config: dict[str, Any], turn: Turn
+        self, graph_input: Any, config: RunnableConfig, turn: Turn
     ) -> Iterator[TextDelta]:
         from langchain_core.messages import AIMessageChunk
 
-        events = self.graph.stream(
-            graph_input, config, stream_mode="messages", durability="sync"
-        )
+        events = self.graph.stream(graph_input, config, stream_mode="messages", durability="sync")
         for message, _ in events:
             if isinstance(message, AIMessageChunk) and message.text:
                 yield TextDelta(text=message.text, message_id=message.id or turn.request_id)
@@ -424,7 +423,7 @@ class AgentRuntime:
             )
         return session_id
 
-    def _config(self, turn: Turn) -> dict[str, Any]:
+    def _config(self, turn: Turn) -> RunnableConfig:
         return {
             "configurable": {"thread_id": turn.session_id},
             "recursion_limit": self.bundle.manifest.model.budgets.max_steps,

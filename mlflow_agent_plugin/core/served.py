@@ -22,6 +22,7 @@ from mlflow_agent_plugin.trust import KeyStore, actor_from_token, local_actor
 if TYPE_CHECKING:
     from mlflow_agent_plugin.package import Bundle
 
+
 class ServedAgent:
     """A loaded agent behind MLflow's pyfunc interface.
 
@@ -88,7 +89,7 @@ class _Boundary:
     def __enter__(self) -> None:
         return None
 
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if isinstance(error, AgentError):
             raise _client_error(error) from None
 
@@ -98,9 +99,12 @@ def _client_error(error: AgentError) -> Exception:
 
     shown = as_mlflow(error)
 
-    class AgentException(MlflowException):
-        """MLflow's scoring server puts the whole input in front of an error's message; the message
-        of a user does not belong into logs and answers, so this one keeps its own."""
+    class AgentException(MlflowException):  # type: ignore[misc] # mlflow is not followed
+        """Keeps its own message.
+
+        MLflow's scoring server puts the whole input in front of an error's message; what a user
+        wrote does not belong into logs and answers.
+        """
 
         @property
         def message(self) -> str:

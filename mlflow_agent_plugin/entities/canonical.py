@@ -16,7 +16,7 @@ def canonical_json(value: Any) -> bytes:
     """Serialise `value` as RFC 8785 canonical JSON.
 
     Raises:
-        ValueError: `value` holds something JSON cannot spell exactly (NaN, a huge integer, a set …).
+        ValueError: `value` holds something JSON cannot spell exactly (NaN, a huge integer …).
 
     Source: RFC 8785, JSON Canonicalization Scheme.
     """

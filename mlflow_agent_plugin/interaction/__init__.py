@@ -1,1 +1,1 @@
-"""To be filled."""
+"""What people and systems touch: command line, notebook views, the demo."""

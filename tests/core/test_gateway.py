@@ -16,7 +16,6 @@ from mlflow_agent_plugin.entities import Actor, AgentRequest, CallStatus, Outcom
 from mlflow_agent_plugin.errors import UngovernedToolCallError
 from mlflow_agent_plugin.trust import ApprovalQueue, AuditKind, AuditLog, verify_audit
 
-
 ANN = Actor(user="ann")
 WARDEN = Actor(user="walt", roles=frozenset({"warden"}))
 
@@ -188,9 +187,7 @@ def test_a_tool_called_past_the_gateway_is_refused(opened, shelf):
 
 
 def test_a_call_after_untrusted_output_is_decided_with_that_fact(opened):
-    runtime = opened(
-        call("read_mail", "inbox", "c1"), call("put", "house", "c2"), say("done")
-    )
+    runtime = opened(call("read_mail", "inbox", "c1"), call("put", "house", "c2"), say("done"))
     ask(runtime)
     events = AuditLog(runtime.store).events(kind=AuditKind.TOOL_CALL_DECIDED)
     assert [event.body["session"]["untrusted_seen"] for event in events] == [False, True]

@@ -77,7 +77,7 @@ def _times(context, item):
     return path.read_text().count(f" {item}\\n") if path.exists() else 0
 '''
 
-GRAPH_PY = '''
+GRAPH_PY = """
 from langgraph.graph import END, START, MessagesState, StateGraph
 
 
@@ -92,9 +92,9 @@ def build(context):
     )
     graph.add_edge("tools", "plan")
     return graph
-'''
+"""
 
-AGENT_GRAPH_PY = '''
+AGENT_GRAPH_PY = """
 from langchain.agents import create_agent
 
 
@@ -105,7 +105,7 @@ def build(context):
         middleware=[context.middleware()],
         checkpointer=context.checkpointer,
     )
-'''
+"""
 
 PERMIT = """
 @id("reads")
