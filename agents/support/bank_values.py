@@ -35,7 +35,22 @@ def clean_text(name: str, value: str, max_chars: int) -> str:
         raise BankError(f"{name} must not be empty.")
     if len(line) > max_chars:
         raise BankError(f"{name} must have at most {max_chars} characters.")
-    # control, surrogate and unassigned characters; format characters hide what is really written
-    if any(unicodedata.category(char) in {"Cc", "Cs", "Cn", "Cf"} for char in line):
+    if not all(_is_printable(char) for char in line):
         raise BankError(f"{name} holds characters that cannot be printed.")
     return line
+
+
+def shortened_text(value: str, max_chars: int) -> str:
+    """Return free text as one printable line of at most `max_chars` characters.
+
+    For notes to people, where every message must get through: what cannot be printed becomes a
+    space, and what is too long is cut.
+    """
+    printable = "".join(char if _is_printable(char) else " " for char in value)
+    line = " ".join(printable.split()) or "(nothing readable)"
+    return line if len(line) <= max_chars else line[: max_chars - 1] + "…"
+
+
+def _is_printable(char: str) -> bool:
+    # control, surrogate, unassigned; format characters hide what is really written
+    return unicodedata.category(char) not in {"Cc", "Cs", "Cn", "Cf"}

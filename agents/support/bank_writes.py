@@ -18,7 +18,7 @@ from typing import Any
 from bank import BankError, CustomerView
 from bank_reads import transfer_facts
 from bank_review import may_be_refunded
-from bank_values import clean_text, money, one_of
+from bank_values import clean_text, money, one_of, shortened_text
 
 MAX_TEXT_CHARS = 500
 
@@ -150,8 +150,7 @@ def cancel_transfer(view: CustomerView, *, transfer_id: str) -> dict[str, Any]:
 
 
 def close_account(view: CustomerView, *, reason: str) -> dict[str, Any]:
-    """Close the account: cancel its cards and pay the balance out."""
-    clean_text("reason", reason, MAX_TEXT_CHARS)
+    """Close the account: cancel its cards, pay the balance out, and note why on a ticket."""
     account = view.open_account()
     if view.rows("transfers", "status = 'pending'"):
         raise BankError("A transfer is still on its way; the account can be closed after that.")
@@ -182,6 +181,7 @@ def close_account(view: CustomerView, *, reason: str) -> dict[str, Any]:
         "UPDATE accounts SET status = 'closed', balance_minor = 0 WHERE account_id = ?",
         (account["account_id"],),
     )
+    _open_ticket(view, "account closed", shortened_text(reason, MAX_TEXT_CHARS), status="closed")
     return {
         "account_id": account["account_id"],
         "status": "closed",
@@ -192,19 +192,15 @@ def close_account(view: CustomerView, *, reason: str) -> dict[str, Any]:
 
 def escalate_to_human(view: CustomerView, *, topic: str, summary: str) -> dict[str, Any]:
     """Open a ticket for a person; an open ticket about the same topic gets no twin."""
-    topic, summary = clean_text("topic", topic, 60), clean_text("summary", summary, MAX_TEXT_CHARS)
+    topic, summary = shortened_text(topic, 60), shortened_text(summary, MAX_TEXT_CHARS)
     there = view.rows("tickets", "status = 'open' AND topic = ? AND summary = ?", topic, summary)
     if there:
         return {"ticket_id": there[0]["ticket_id"], "status": "open", "changed": False}
-    ticket = {
-        "ticket_id": view.next_id("tickets", "ticket"),
-        "customer_id": view.customer,
-        "topic": topic,
-        "summary": summary,
-        "opened_on": str(view.today),
+    return {
+        "ticket_id": _open_ticket(view, topic, summary, status="open"),
+        "status": "open",
+        "changed": True,
     }
-    view.insert("tickets", ticket)
-    return {"ticket_id": ticket["ticket_id"], "status": "open", "changed": True}
 
 
 # --- Shared parts ---------------------------------------------------------------------------------
@@ -247,3 +243,19 @@ def _book(view: CustomerView, account: dict[str, Any], amount_minor: int) -> Non
         "UPDATE accounts SET balance_minor = balance_minor + ? WHERE account_id = ?",
         (amount_minor, account["account_id"]),
     )
+
+
+def _open_ticket(view: CustomerView, topic: str, summary: str, *, status: str) -> str:
+    ticket_id = view.next_id("tickets", "ticket")
+    view.insert(
+        "tickets",
+        {
+            "ticket_id": ticket_id,
+            "customer_id": view.customer,
+            "topic": topic,
+            "summary": summary,
+            "status": status,
+            "opened_on": str(view.today),
+        },
+    )
+    return ticket_id
