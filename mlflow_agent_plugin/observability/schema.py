@@ -91,6 +91,7 @@ _REQUIRED = tuple(column.name for column in COLUMNS if column.required)
 _COUNTS = frozenset(column.name for column in COLUMNS if column.kind == "int64")
 _FLAGS = frozenset(column.name for column in COLUMNS if column.kind == "bool")
 _NUMBERS = frozenset(column.name for column in COLUMNS if column.kind == "float64")
+_SOURCE_MARK = b"mlflow_agents.source"
 _FAILED = frozenset({CallStatus.FAILED, CallStatus.INVALID, CallStatus.IN_DOUBT})
 
 
@@ -166,17 +167,20 @@ def summary_from_row(row: Mapping[str, Any]) -> str:
 
     It always fits MLflow's column: an over-long text, then an over-long tool list, is cut.
     """
-    values = {name: row.get(name) for name in COLUMN_NAMES if name != "trace_id"}
+    values: dict[str, Any] = {name: row.get(name) for name in COLUMN_NAMES if name != "trace_id"}
     values["event_time"] = _utc(row["event_time"]).isoformat()
     values["schema"] = SCHEMA_VERSION
     summary = _compact(values)
-    if len(summary) > MAX_SUMMARY_CHARS and values["text"]:
+    text = str(values["text"] or "")
+    if len(summary) > MAX_SUMMARY_CHARS and text:
         # JSON escapes can make one character six: cut by the length of what would be stored.
         room = max(0, MAX_SUMMARY_CHARS - len(_compact({**values, "text": ""})))
-        values["text"] = values["text"][: room // 6]
+        values["text"] = text[: room // 6]
         summary = _compact(values)
-    while len(summary) > MAX_SUMMARY_CHARS and values["tools"]:
-        values["tools"] = values["tools"][: len(values["tools"]) // 2]
+    tools = list(values["tools"] or [])
+    while len(summary) > MAX_SUMMARY_CHARS and tools:
+        tools = tools[: len(tools) // 2]
+        values["tools"] = tools
         summary = _compact(values)
     if len(summary) > MAX_SUMMARY_CHARS:
         raise DataError(f"a request's summary needs more than {MAX_SUMMARY_CHARS} characters")
@@ -273,6 +277,8 @@ def write_reference(rows: Iterable[Mapping[str, Any]], path: str | Path) -> Path
 
     target = Path(path)
     table = rows_to_arrow(rows)
+    marks = {**(table.schema.metadata or {}), _SOURCE_MARK: b"evaluation"}
+    table = table.replace_schema_metadata(marks)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.tmp")
     pq.write_table(table, temporary)
@@ -283,12 +289,15 @@ def write_reference(rows: Iterable[Mapping[str, Any]], path: str | Path) -> Path
 def read_rows(paths: str | Path | Sequence[Path]) -> pd.DataFrame:
     """Read one or more parquet files of the table's schema.
 
+    The frame's ``attrs["source"]`` says "evaluation" for reference rows, "traffic" for others.
+
     Raises:
         DataError: A file is missing, is no parquet file, or was written by a newer version.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    sources = set()
     files = [Path(paths)] if isinstance(paths, (str, Path)) else list(paths)
     tables = [arrow_schema().empty_table()]
     for file in files:
@@ -304,8 +313,12 @@ def read_rows(paths: str | Path | Sequence[Path]) -> pd.DataFrame:
                 f"has schema {int(written)}, this version reads up to {SCHEMA_VERSION}",
                 where=str(file),
             )
+        sources.add((table.schema.metadata or {}).get(_SOURCE_MARK, b"traffic").decode())
         tables.append(table.select(list(COLUMN_NAMES)).cast(arrow_schema()))
-    return pa.concat_tables(tables).to_pandas()
+    frame: pd.DataFrame = pa.concat_tables(tables).to_pandas()
+    if len(sources) == 1:
+        frame.attrs["source"] = sources.pop()
+    return frame
 
 
 def _utc(moment: datetime) -> datetime:
