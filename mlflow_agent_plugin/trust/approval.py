@@ -37,7 +37,7 @@ from mlflow_agent_plugin.trust.approval_rules import (
     not_found,
 )
 from mlflow_agent_plugin.trust.audit import AuditKind, AuditLog, AuditTransaction
-from mlflow_agent_plugin.trust.audit_chain import spell_field
+from mlflow_agent_plugin.trust.spelling import spell_field
 
 __all__ = ["Approval", "ApprovalQueue", "ApprovalState"]
 

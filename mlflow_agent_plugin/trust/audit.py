@@ -40,11 +40,11 @@ from mlflow_agent_plugin.trust.audit_chain import (
     event_hash,
     genesis,
     spell_body,
-    spell_field,
     timestamp,
 )
 from mlflow_agent_plugin.trust.audit_verify import AuditAnchor, AuditVerification, verify_audit
 from mlflow_agent_plugin.trust.keys import KeyPurpose, KeyStore, SigningKey
+from mlflow_agent_plugin.trust.spelling import spell_field
 
 __all__ = [
     "AuditAnchor",

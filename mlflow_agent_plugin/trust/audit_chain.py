@@ -17,18 +17,16 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from typing import Any
 
 from mlflow_agent_plugin.entities import sha256_digest
+from mlflow_agent_plugin.trust.spelling import plain
 
 FORMAT = "mlflow-agents/audit/v1"
 MAX_BODY_BYTES = 64 * 1024
-MAX_FIELD_CHARS = 1024
-_MAX_DEPTH = 32
 
 HEADER_FIELDS = (
     "writer",
@@ -133,21 +131,12 @@ def decode_signature(text: str) -> bytes | None:
         return None
 
 
-def spell_field(value: object) -> str | None:
-    """Return a header field as text every database and every JSON takes."""
-    if value is None:
-        return None
-    text = str(value)[:MAX_FIELD_CHARS]
-    # PostgreSQL refuses NUL in text; UTF-8 refuses lone surrogates.
-    return text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
-
-
 def spell_body(body: Mapping[str, Any]) -> str:
     """Return the body's text: JSON, whatever the values are."""
     try:
         text = _dump(body)
     except (ValueError, TypeError, RecursionError):
-        text = _dump(_plain(body, 0))
+        text = _dump(plain(body))
     if len(text) <= MAX_BODY_BYTES:
         return text
     short = {
@@ -164,28 +153,3 @@ def _dump(value: Any) -> str:
     return json.dumps(
         value, sort_keys=True, ensure_ascii=True, allow_nan=False, separators=(",", ":")
     )
-
-
-def _plain(value: Any, depth: int) -> Any:
-    """Turn any value into JSON that can be spelled, saying what was replaced."""
-    if depth > _MAX_DEPTH:
-        return {"unspellable": "nested too deeply"}
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, str):
-        return str.__str__(value)
-    if isinstance(value, int):
-        # Python itself refuses to print integers of more than 4,300 digits.
-        bits = value.bit_length()
-        return value if bits <= 1024 else {"unspellable": f"an integer of {bits} bits"}
-    if isinstance(value, float):
-        return value if math.isfinite(value) else {"unspellable": repr(value)}
-    if isinstance(value, datetime):
-        return value.isoformat()
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item, depth + 1) for key, item in value.items()}
-    if isinstance(value, (set, frozenset)):
-        return sorted((_plain(item, depth + 1) for item in value), key=repr)
-    if isinstance(value, (list, tuple)):
-        return [_plain(item, depth + 1) for item in value]
-    return {"unspellable": type(value).__name__}

@@ -27,7 +27,7 @@ from mlflow_agent_plugin.entities import Actor, Clock, utc_now
 from mlflow_agent_plugin.errors import ToolCallError
 from mlflow_agent_plugin.store.engine import Store
 from mlflow_agent_plugin.store.tables import effects
-from mlflow_agent_plugin.trust.audit_chain import spell_field
+from mlflow_agent_plugin.trust.spelling import spell_field
 
 
 class ClaimStatus(str, Enum):

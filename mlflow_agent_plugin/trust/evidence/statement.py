@@ -1,0 +1,357 @@
+"""Signed statements: "agent with this digest got these results on this suite".
+
+Rules:
+- The statement is an in-toto Statement (v1) with one subject, the agent's digest; it binds the
+  digests of suite and results, the metrics, the evaluation run and the time.
+- It travels in a DSSE envelope, signed with Ed25519. Nothing in it is read before a trusted key's
+  signature was found to fit.
+- `verify_evidence` gives the statement or raises; there is no third way and no boolean to forget.
+- A statement counts for the content its subject names, and for nothing else.
+
+Sources: in-toto attestation framework, Statement v1; DSSE 1.0.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Annotated, Any, Literal
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from mlflow_agent_plugin import __version__
+from mlflow_agent_plugin.entities import canonical_json, sha256_digest
+from mlflow_agent_plugin.errors import EvidenceError
+from mlflow_agent_plugin.trust.evidence.metrics import Metric, MetricKind, compute_metrics
+from mlflow_agent_plugin.trust.evidence.results import CaseResult, parse_results
+from mlflow_agent_plugin.trust.keys import SigningKey
+
+STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+PREDICATE_TYPE = "urn:mlflow-agent-plugin:evidence:v1"
+PAYLOAD_TYPE = "application/vnd.in-toto+json"
+MAX_PAYLOAD_CHARS = 1_000_000
+MAX_SIGNATURES = 16
+
+_Hex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class _Digest(_Strict):
+    sha256: _Hex
+
+
+class _Subject(_Strict):
+    name: str = Field(min_length=1)
+    digest: _Digest
+
+
+class _Suite(_Strict):
+    name: str = Field(min_length=1)
+    digest: _Digest
+
+
+class _Results(_Strict):
+    cases: int = Field(ge=0)
+    digest: _Digest
+
+
+class _Evaluator(_Strict):
+    name: str
+    version: str
+
+
+class _Metric(BaseModel):
+    # Not strict: canonical JSON spells the float 1.0 as 1.
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    value: float
+    low: float | None
+    high: float | None
+    n: int = Field(ge=0)
+    kind: Literal["rate", "mean", "count"]
+    successes: int | None
+
+
+class _Predicate(_Strict):
+    suite: _Suite
+    results: _Results
+    metrics: dict[str, _Metric]
+    runId: str  # noqa: N815 - in-toto spells fields so
+    evaluatedAt: str  # noqa: N815
+    evaluator: _Evaluator
+
+
+class _Statement(_Strict):
+    type_: Literal["https://in-toto.io/Statement/v1"] = Field(alias="_type")
+    subject: list[_Subject] = Field(min_length=1, max_length=1)
+    predicateType: Literal["urn:mlflow-agent-plugin:evidence:v1"]  # noqa: N815
+    predicate: _Predicate
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A verified statement, for programs.
+
+    Attributes:
+        agent_digest: ``sha256:…`` of the bundle it is about.
+        suite_digest: ``sha256:…`` of the suite.
+        results_digest: ``sha256:…`` of the results table.
+        cases: Rows of the results table.
+        run_id: The evaluation run.
+        evaluated_at: When, says the signer.
+    """
+
+    agent: str
+    agent_digest: str
+    suite: str
+    suite_digest: str
+    results_digest: str
+    cases: int
+    metrics: Mapping[str, Metric]
+    run_id: str
+    evaluated_at: datetime
+
+
+def evidence_statement(
+    *,
+    agent: str,
+    agent_digest: str,
+    suite: str,
+    suite_digest: str,
+    results_digest: str,
+    rows: Sequence[CaseResult],
+    run_id: str,
+    evaluated_at: datetime,
+) -> dict[str, Any]:
+    """Return the in-toto statement of one evaluation.
+
+    Args:
+        agent: Agent name.
+        agent_digest: ``sha256:…`` of the bundle.
+        suite: Suite name.
+        suite_digest: ``sha256:…`` of the suite.
+        results_digest: ``sha256:…`` of the results table, as `write_results` gave it.
+        rows: The results; the metrics are computed from them here.
+        run_id: The evaluation run.
+        evaluated_at: When, timezone-aware.
+
+    Raises:
+        EvidenceError: A digest is not ``sha256:`` and 64 hex digits, or a field is empty.
+    """
+    if evaluated_at.tzinfo is None:
+        raise EvidenceError("the time of evaluation needs a time zone", where="evaluated_at")
+    statement = {
+        "_type": STATEMENT_TYPE,
+        "subject": [{"name": agent, "digest": _to_digest(agent_digest, "agent_digest")}],
+        "predicateType": PREDICATE_TYPE,
+        "predicate": {
+            "suite": {"name": suite, "digest": _to_digest(suite_digest, "suite_digest")},
+            "results": {
+                "cases": len(rows),
+                "digest": _to_digest(results_digest, "results_digest"),
+            },
+            "metrics": {
+                name: metric.to_dict() for name, metric in sorted(compute_metrics(rows).items())
+            },
+            "runId": run_id,
+            "evaluatedAt": evaluated_at.astimezone(timezone.utc).isoformat(timespec="seconds"),
+            "evaluator": {"name": "mlflow-agent-plugin", "version": __version__},
+        },
+    }
+    _validate(statement)
+    return statement
+
+
+def sign_evidence(statement: Mapping[str, Any], key: SigningKey) -> dict[str, Any]:
+    """Return the statement in a signed DSSE envelope, JSON-ready.
+
+    Raises:
+        EvidenceError: The statement is malformed.
+    """
+    from securesystemslib.dsse import Envelope
+    from securesystemslib.signer import CryptoSigner, SSlibKey
+
+    _validate(statement)
+    signer = CryptoSigner(key.private_key, SSlibKey.from_crypto(key.public_key, keyid=key.key_id))
+    envelope = Envelope(canonical_json(dict(statement)), PAYLOAD_TYPE, {})
+    envelope.sign(signer)
+    return dict(envelope.to_dict())
+
+
+def verify_evidence(
+    envelope: Mapping[str, Any],
+    trusted_keys: Mapping[str, Ed25519PublicKey],
+    *,
+    agent_digest: str | None = None,
+) -> dict[str, Any]:
+    """Return the statement in an envelope, if a trusted key signed it.
+
+    Args:
+        envelope: DSSE envelope as read from JSON.
+        trusted_keys: Keys that may sign evidence, by key id: `KeyStore.trusted_keys` for
+            `KeyPurpose.EVIDENCE`; revoked keys are not among them.
+        agent_digest: The content it has to be about, if given.
+
+    Raises:
+        EvidenceError: It is malformed, unsigned, altered, signed by nobody trusted, of another
+            type, or about other content.
+    """
+    from securesystemslib.dsse import Envelope
+    from securesystemslib.exceptions import Error as SigningError
+    from securesystemslib.signer import SSlibKey
+
+    _check_envelope(envelope)
+    try:
+        # A copy: securesystemslib writes into what it reads.
+        parsed = Envelope.from_dict(copy.deepcopy(dict(envelope)))
+    except Exception as error:
+        raise EvidenceError("the envelope's base64 or signatures are malformed") from error
+    signers = sorted(parsed.signatures)
+    keys = [
+        SSlibKey.from_crypto(trusted_keys[key_id], keyid=key_id)
+        for key_id in signers
+        if key_id in trusted_keys
+    ]
+    if not keys:
+        raise EvidenceError(
+            f"signed by a key that is not trusted ({', '.join(signers)[:200]})",
+            hint="Put the signer's public key into trusted/evidence, if you trust it.",
+        )
+    try:
+        parsed.verify(keys, threshold=1)
+    except SigningError as error:
+        raise EvidenceError("the signature does not fit: the evidence was altered") from error
+    try:
+        statement = json.loads(parsed.payload, object_pairs_hook=_no_duplicates)
+    except (ValueError, RecursionError) as error:
+        raise EvidenceError("the signed payload is not JSON") from error
+    found = _validate(statement)
+    if agent_digest is not None and _from_digest(found.subject[0].digest) != agent_digest:
+        raise EvidenceError(
+            f"the evidence is about {_from_digest(found.subject[0].digest)}, "
+            f"not about {agent_digest}"
+        )
+    return dict(statement)
+
+
+def signer_ids(envelope: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the key ids an envelope claims to be signed by; trust none of them."""
+    _check_envelope(envelope)
+    return tuple(str(signature["keyid"]) for signature in envelope["signatures"])
+
+
+def read_evidence(statement: Mapping[str, Any]) -> Evidence:
+    """Return a verified statement's content.
+
+    Raises:
+        EvidenceError: It is malformed.
+    """
+    found = _validate(statement)
+    predicate = found.predicate
+    try:
+        evaluated_at = datetime.fromisoformat(predicate.evaluatedAt)
+    except ValueError as error:
+        raise EvidenceError("evaluatedAt is not a time") from error
+    if evaluated_at.tzinfo is None:
+        raise EvidenceError("evaluatedAt has no time zone")
+    return Evidence(
+        agent=found.subject[0].name,
+        agent_digest=_from_digest(found.subject[0].digest),
+        suite=predicate.suite.name,
+        suite_digest=_from_digest(predicate.suite.digest),
+        results_digest=_from_digest(predicate.results.digest),
+        cases=predicate.results.cases,
+        metrics={
+            name: Metric(**{**metric.model_dump(), "kind": MetricKind(metric.kind)})
+            for name, metric in predicate.metrics.items()
+        },
+        run_id=predicate.runId,
+        evaluated_at=evaluated_at,
+    )
+
+
+def check_results(evidence: Evidence, data: bytes) -> list[CaseResult]:
+    """Return the rows of a results table, if they are the ones the evidence is about.
+
+    Args:
+        evidence: From `read_evidence`.
+        data: Bytes of ``results.jsonl``.
+
+    Raises:
+        EvidenceError: Digest, number of cases, suite or a recomputed metric differs.
+    """
+    if sha256_digest(data) != evidence.results_digest:
+        raise EvidenceError("the results are not the ones that were signed", where=evidence.suite)
+    rows = parse_results(data)
+    if len(rows) != evidence.cases:
+        raise EvidenceError(
+            f"the results hold {len(rows)} cases, signed were {evidence.cases}",
+            where=evidence.suite,
+        )
+    strangers = {row.suite for row in rows} - {evidence.suite}
+    if strangers:
+        raise EvidenceError(f"the results hold cases of {min(strangers)!r}", where=evidence.suite)
+    computed = compute_metrics(rows)
+    for name, claimed in evidence.metrics.items():
+        if name not in computed or not computed[name].agrees(claimed):
+            raise EvidenceError(
+                f"the signed {name} does not follow from the results", where=evidence.suite
+            )
+    return rows
+
+
+def _check_envelope(envelope: Mapping[str, Any]) -> None:
+    if not isinstance(envelope, Mapping) or set(envelope) != {
+        "payload",
+        "payloadType",
+        "signatures",
+    }:
+        raise EvidenceError("is not a DSSE envelope")
+    if envelope["payloadType"] != PAYLOAD_TYPE:
+        raise EvidenceError(f"the payload's type is not {PAYLOAD_TYPE}")
+    payload, signatures = envelope["payload"], envelope["signatures"]
+    if not isinstance(payload, str) or len(payload) > MAX_PAYLOAD_CHARS:
+        raise EvidenceError("the payload is no text, or too large")
+    if not isinstance(signatures, list) or not 0 < len(signatures) <= MAX_SIGNATURES:
+        raise EvidenceError(f"the envelope needs 1 to {MAX_SIGNATURES} signatures")
+    for signature in signatures:
+        if (
+            not isinstance(signature, Mapping)
+            or set(signature) != {"keyid", "sig"}
+            or not all(isinstance(value, str) for value in signature.values())
+        ):
+            raise EvidenceError("a signature of the envelope is malformed")
+
+
+def _validate(statement: object) -> _Statement:
+    try:
+        return _Statement.model_validate(statement)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        field = ".".join(str(part) for part in first["loc"]) or "statement"
+        raise EvidenceError(f"{field}: {first['msg']}", where="evidence statement") from error
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a field stands twice")
+    return found
+
+
+def _to_digest(value: str, where: str) -> dict[str, str]:
+    algorithm, _, digits = value.partition(":")
+    if algorithm != "sha256" or len(digits) != 64:
+        raise EvidenceError("is not sha256: and 64 hex digits", where=where)
+    return {"sha256": digits}
+
+
+def _from_digest(digest: _Digest) -> str:
+    return f"sha256:{digest.sha256}"
