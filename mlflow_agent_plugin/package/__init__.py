@@ -1,12 +1,19 @@
 """What an agent is: manifest, bundle, digest, tool contract, prompt and the difference of two.
 
-bundle = load_bundle("agents/support")    # checks everything, runs nothing
-bundle.digest.value                       # "sha256:…": same content, same value, anywhere
-print(diff("agents/support", "agents/support-next").to_text())
+>>> bundle = load_bundle("agents/support")  # checks everything, runs nothing
+>>> bundle.digest.value  # same content, same value, on any machine
+'sha256:…'
+>>> print(diff("agents/support", "agents/support-next").to_text())
 """
 
 from mlflow_agent_plugin.package.bundle import Bundle, copy_bundle, load_bundle
+from mlflow_agent_plugin.package.compatibility import (
+    ContractChange,
+    ContractStatus,
+    compare_contracts,
+)
 from mlflow_agent_plugin.package.contract import ContractExample, RetryRule, ToolContract
+from mlflow_agent_plugin.package.diff import BundleDiff, ChangeKind, FileChange, diff
 from mlflow_agent_plugin.package.digest import (
     COMPONENTS,
     BundleDigest,
@@ -37,8 +44,13 @@ __all__ = [
     "COMPONENTS",
     "MANIFEST_FILE",
     "Bundle",
+    "BundleDiff",
     "BundleDigest",
+    "ChangeKind",
+    "ContractChange",
     "ContractExample",
+    "ContractStatus",
+    "FileChange",
     "FileDigest",
     "Manifest",
     "ModelSpec",
@@ -48,8 +60,10 @@ __all__ = [
     "StrictModel",
     "ToolContract",
     "YamlDocument",
+    "compare_contracts",
     "compute_digest",
     "copy_bundle",
+    "diff",
     "import_entry_point",
     "load_bundle",
     "parse_yaml",

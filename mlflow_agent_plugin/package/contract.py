@@ -6,6 +6,7 @@ outputs are checked against them at every call.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
@@ -71,6 +72,10 @@ class ToolContract(StrictModel):
             Draft202012Validator.check_schema(schema)
         except SchemaError as error:
             raise ValueError(f"is not a valid JSON Schema: {error.message}") from error
+        for name in _references(schema):
+            if name not in schema.get("$defs", {}):
+                raise ValueError(f"refers to #/$defs/{name}, which it does not define")
+        _check_cycles(schema)
         return schema
 
     @model_validator(mode="after")
@@ -82,3 +87,61 @@ class ToolContract(StrictModel):
         if self.retry.attempts > 1 and not (self.effect is Effect.READ or self.idempotent):
             raise ValueError("retry.attempts above 1 needs effect read or idempotent: true")
         return self
+
+
+_OUTWARD = ("$dynamicRef", "$recursiveRef", "$id", "$anchor", "$dynamicAnchor")
+_VALUES = ("enum", "const", "default", "examples")
+_SAME_VALUE = ("allOf", "anyOf", "oneOf", "not", "if", "then", "else")
+
+
+def _references(schema: Any) -> Iterator[str]:
+    """Yield the names in ``$defs`` that `schema` refers to.
+
+    Raises:
+        ValueError: It refers to anything else: it would mean what another place says today.
+    """
+    if isinstance(schema, list):
+        for item in schema:
+            yield from _references(item)
+    if not isinstance(schema, dict):
+        return
+    for keyword in _OUTWARD:
+        if isinstance(schema.get(keyword), str):
+            raise ValueError(f"uses {keyword}; only $ref to #/$defs/<name> is supported")  # noqa: TRY004 - pydantic wants ValueError
+    reference = schema.get("$ref")
+    if isinstance(reference, str):
+        if not reference.startswith("#/$defs/") or reference.count("/") != 2:
+            raise ValueError(f"refers to {reference!r}; only #/$defs/<name> of its own is allowed")
+        yield reference.removeprefix("#/$defs/")
+    for key, value in schema.items():
+        if key not in _VALUES:
+            yield from _references(value)
+
+
+def _check_cycles(schema: dict[str, Any]) -> None:
+    """Refuse definitions that lead back to themselves without taking a part of the value.
+
+    Raises:
+        ValueError: Checking a value against such a schema would never end.
+    """
+    definitions = schema.get("$defs", {})
+    done: set[str] = set()
+
+    def follow(part: Any, trail: tuple[str, ...]) -> None:
+        if isinstance(part, list):
+            for item in part:
+                follow(item, trail)
+        if not isinstance(part, dict):
+            return
+        name = str(part.get("$ref", "")).removeprefix("#/$defs/")
+        if name in trail:
+            raise ValueError(f"#/$defs/{name} refers to itself without end")
+        if name and name not in done:
+            follow(definitions[name], (*trail, name))
+            done.add(name)
+        for keyword in _SAME_VALUE:
+            follow(part.get(keyword), trail)
+
+    follow(schema, ())
+    for name in definitions:
+        follow({"$ref": f"#/$defs/{name}"}, ())

@@ -218,6 +218,11 @@ def component_of(path: str, manifest: Manifest) -> str:
     return "code"
 
 
+def is_empty_component(name: str, value: str) -> bool:
+    """Say whether `value` is the digest of component `name` without files and sections."""
+    return value == _component_digest(name, (), {})
+
+
 def _below(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder + "/")
 

@@ -47,8 +47,9 @@ class Prompt:
             tree = _environment().parse(template)
         except (TemplateSyntaxError, RecursionError) as error:
             line = getattr(error, "lineno", 1)
+            what = getattr(error, "message", None) or "nested too deeply"
             raise PromptError(
-                f"is not a valid template: {getattr(error, 'message', None) or 'nested too deeply'}",
+                f"is not a valid template: {what}",
                 where=f"{self.path}:{line}",
                 hint="See Jinja2's template syntax; write literal braces as {{ '{{' }}.",
             ) from None
