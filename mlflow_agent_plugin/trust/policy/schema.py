@@ -338,6 +338,11 @@ def _kind_of(value: Any) -> str | None:
 def _to_string(value: Any) -> str:
     if not isinstance(value, str):
         raise FactError("a string is expected")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise FactError("the text is not valid Unicode") from None
     return value
 
 

@@ -1,0 +1,72 @@
+"""Explanations name what matched and what would change the answer."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from mlflow_agent_plugin.entities import DecisionValue
+
+
+def changes(engine, request):
+    found = engine.explain(request).changes
+    return {change.change: change.decision.value.value for change in found}
+
+
+def test_a_waiting_call_says_who_could_release_it_and_what_would_stop_it(engine, shop):
+    explanation = engine.explain(shop.request(arguments={"order_id": "a", "amount": 75}))
+    assert explanation.decision.value is DecisionValue.NEEDS_APPROVAL
+    assert [p.policy_id for p in explanation.policies if p.matched] == ["big-refunds"]
+    assert explanation.policies[0].where == "approval.cedar:1"
+    assert {c.change: c.decision.value.value for c in explanation.changes} == {
+        "if a manager approves this call": "allow",
+        "if the actor were not verified": "deny",
+        "if the actor did not have the role customer": "deny",
+        "if order_id came from untrusted": "deny",
+    }
+
+
+def test_a_denied_call_says_what_would_permit_it(engine, shop):
+    assert changes(engine, shop.request(roles=frozenset())) == {
+        "if the actor had the role customer": "allow"
+    }
+    request = shop.request(provenance={"order_id": "untrusted", "amount": "model"})
+    assert changes(engine, request) == {"if order_id came from user": "allow"}
+    assert changes(engine, shop.request(verified=False)) == {"if the actor were verified": "allow"}
+
+
+def test_untrusted_content_is_among_the_changes(shop):
+    from mlflow_agent_plugin.trust.policy import CedarPolicyEngine
+
+    hard = (
+        '@id("tainted") forbid (principal, action == Agent::Action::"refund", resource)'
+        " when { context.session.untrusted_seen };"
+    )
+    engine = CedarPolicyEngine(shop.sources(hard=hard))
+    session = {**shop.session, "untrusted_seen": True}
+    assert changes(engine, shop.request(session=session)) == {
+        "if untrusted content had not been seen in the session": "allow"
+    }
+
+
+def test_a_call_that_nothing_helps_says_so(engine, shop):
+    explanation = engine.explain(shop.request("cancel", {"order_id": "a"}))
+    assert explanation.changes == ()
+    assert "no single change" in str(explanation)
+
+
+@pytest.mark.parametrize("tool", ["nope", None])
+def test_an_unknown_tool_is_explained_without_raising(engine, shop, tool):
+    explanation = engine.explain(shop.request(tool))
+    assert explanation.policies == ()
+    assert explanation.decision.errors
+
+
+def test_an_explanation_has_text_json_and_html_and_escapes_it(engine, shop):
+    explanation = engine.explain(shop.request("<script>"))
+    assert "<script>" not in explanation._repr_html_()
+    good = engine.explain(shop.request(arguments={"order_id": "a", "amount": 75}))
+    assert json.loads(json.dumps(good.to_dict()))["decision"]["value"] == "needs_approval"
+    assert "  if a manager approves this call -> allow" in str(good).splitlines()
+    assert "big-refunds" in good._repr_html_()
