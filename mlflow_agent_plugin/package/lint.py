@@ -18,7 +18,8 @@ from typing import Protocol
 from mlflow_agent_plugin.errors import BundleError, GraphError, PromptError
 from mlflow_agent_plugin.package.manifest import Manifest, module_files
 from mlflow_agent_plugin.package.prompt import Prompt
-from mlflow_agent_plugin.package.reading import Location, YamlDocument
+from mlflow_agent_plugin.package.reading import YamlDocument
+from mlflow_agent_plugin.package.yaml_values import Location
 
 
 class Source(Protocol):

@@ -5,14 +5,13 @@ Rules:
 - YAML is one document of JSON values by the core schema of YAML 1.2: ``no`` and ``2024-01-31`` are
   text, keys are text, a key that stands twice is an error; tags, merge keys and numbers that JSON
   cannot spell are errors.
-- Aliases may repeat at most `MAX_ALIASED_NODES` nodes and nothing nests deeper than `MAX_DEPTH`, so
-  that a small file cannot become a large value.
+- Aliases may repeat only so many nodes and nesting is bounded, so that a small file cannot
+  become a large value or exhaust the stack.
 - A value that does not fit its format is ONE error, about the first wrong line.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,12 +26,10 @@ from pydantic_core import ErrorDetails
 
 from mlflow_agent_plugin.errors import AgentError, BundleError
 from mlflow_agent_plugin.package.inventory import open_regular
+from mlflow_agent_plugin.package.yaml_values import CoreLoader, Location, NodeReader, ValueBuilder
 
 MAX_TEXT_BYTES = 5 * 1024**2
-MAX_ALIASED_NODES = 10_000
-MAX_DEPTH = 64
 
-Location = tuple[str | int, ...]
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -117,9 +114,9 @@ def parse_yaml(text: str, *, name: str, error: type[AgentError] = BundleError) -
     if len(text) > MAX_TEXT_BYTES:
         raise _too_long(name, error)
     try:
-        loader = _Loader(text)
+        loader = CoreLoader(text)
         try:
-            node = loader.get_single_node()
+            node = NodeReader(loader).read()
         finally:
             loader.dispose()
     except yaml.MarkedYAMLError as problem:
@@ -137,13 +134,9 @@ def parse_yaml(text: str, *, name: str, error: type[AgentError] = BundleError) -
             where=f"{name}:{line}",
             hint="Remove it, or write it as an escape in double quotes.",
         ) from None
-    except RecursionError:
-        raise error(
-            f"is nested deeper than {MAX_DEPTH}", where=f"{name}:1", hint="Flatten it."
-        ) from None
     if node is None:
         raise error("is empty", where=f"{name}:1", hint="Fill it in or remove it.")
-    builder = _Builder(name, error)
+    builder = ValueBuilder(name, error)
     return YamlDocument(name, builder.build(node, ()), builder.lines)
 
 
@@ -280,118 +273,3 @@ def _too_long(name: str, error: type[AgentError]) -> AgentError:
         where=name,
         hint="Shorten it, or keep data outside the bundle's text files.",
     )
-
-
-_Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-
-class _Loader(_Base):  # type: ignore[misc]
-    """Parses; resolves plain scalars by the core schema of YAML 1.2. Source: YAML 1.2.2, 10.3."""
-
-    yaml_implicit_resolvers: dict[str, list[Any]] = {}  # noqa: RUF012 - PyYAML's own convention
-
-
-for _tag, _pattern, _first in (
-    ("null", r"null|Null|NULL|~|", ["n", "N", "~", ""]),
-    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
-    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789")),
-    (
-        "float",
-        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
-        list("-+.0123456789"),
-    ),
-    ("merge", r"<<", ["<"]),
-):
-    _Loader.add_implicit_resolver(
-        f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first
-    )
-
-
-class _Builder:
-    """Turns a node tree into JSON values, noting lines."""
-
-    def __init__(self, name: str, error: type[AgentError]) -> None:
-        self.name = name
-        self.error = error
-        self.lines: dict[Location, int] = {}
-        self._seen: set[int] = set()
-        self._repeated = 0
-
-    def build(self, node: yaml.Node, location: Location) -> Any:
-        """Return the value of `node`, which stands at `location`."""
-        line = node.start_mark.line + 1
-        self.lines.setdefault(location, line)
-        if id(node) in self._seen:
-            self._repeated += 1
-        self._seen.add(id(node))
-        if self._repeated > MAX_ALIASED_NODES:
-            raise self._problem(
-                line, "aliases repeat too much content", "Write less, or write it out."
-            )
-        if len(location) > MAX_DEPTH:
-            raise self._problem(line, f"is nested deeper than {MAX_DEPTH}", "Flatten it.")
-        kind = node.tag.removeprefix("tag:yaml.org,2002:")
-        if isinstance(node, yaml.MappingNode) and kind == "map":
-            return self._mapping(node, location)
-        if isinstance(node, yaml.SequenceNode) and kind == "seq":
-            return [self.build(child, (*location, at)) for at, child in enumerate(node.value)]
-        if isinstance(node, yaml.ScalarNode):
-            return self._scalar(node, kind, line)
-        raise self._unknown_tag(node)
-
-    def _mapping(self, node: yaml.MappingNode, location: Location) -> dict[str, Any]:
-        result: dict[str, Any] = {}
-        for key_node, value_node in node.value:
-            line = key_node.start_mark.line + 1
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                raise self._problem(
-                    line, "merge keys (<<) are not supported", "Write the fields out."
-                )
-            if not isinstance(key_node, yaml.ScalarNode):
-                raise self._problem(line, "a key must be text", "Put the key in quotes.")
-            if key_node.tag != "tag:yaml.org,2002:str":
-                raise self._problem(
-                    line, f"key {key_node.value!r} is not text", "Put the key in quotes."
-                )
-            key = key_node.value
-            if key in result:
-                first = self.lines[(*location, key)]
-                raise self._problem(
-                    line,
-                    f"key `{key}` stands here for the second time (first on line {first})",
-                    "Remove one of the two.",
-                )
-            self.lines[(*location, key)] = line
-            result[key] = self.build(value_node, (*location, key))
-        return result
-
-    def _scalar(self, node: yaml.ScalarNode, kind: str, line: int) -> Any:
-        text: str = node.value
-        if kind == "str":
-            return text
-        if kind == "null":
-            return None
-        if kind == "bool" and text.lower() in {"true", "false"}:
-            return text.lower() == "true"
-        try:
-            if kind == "int":
-                return int(text, 0) if text[:2].lower() in {"0x", "0o"} else int(text)
-            if kind == "float":
-                number = float(text)
-                if math.isfinite(number):
-                    return number
-                raise ValueError  # noqa: TRY301 - joins the failed conversions below
-        except ValueError:
-            shown = text if len(text) <= 40 else text[:37] + "..."
-            raise self._problem(
-                line, f"{shown} is not a number JSON can hold", "Use a finite number, or quotes."
-            ) from None
-        raise self._unknown_tag(node)
-
-    def _unknown_tag(self, node: yaml.Node) -> AgentError:
-        return self._problem(
-            node.start_mark.line + 1, f"tag {node.tag!r} is not allowed", "Remove the tag."
-        )
-
-    def _problem(self, line: int, text: str, hint: str) -> AgentError:
-        return self.error(text, where=f"{self.name}:{line}", hint=hint)
