@@ -1,1 +1,50 @@
-"""To be filled."""
+"""Find out what an agent does before it is let near anybody: suites, runs, statistics, evidence.
+
+>>> suite = load_suite("evaluations/support")  # checked: file, line and field of what is wrong
+>>> result = evaluate("models:/support/3", [suite], workers=2)
+>>> print(result.to_table())
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+_LAZY = {
+    "Matcher": "matching",
+    "Expectation": "scenario",
+    "Fault": "scenario",
+    "FaultKind": "scenario",
+    "Scenario": "scenario",
+    "Suite": "suite",
+    "check_suite": "suite",
+    "load_suite": "suite",
+    "write_scenarios": "suite",
+}
+
+__all__ = sorted(_LAZY)  # noqa: PLE0605 - the names are the keys above
+
+if TYPE_CHECKING:
+    from mlflow_agent_plugin.development.matching import Matcher as Matcher
+    from mlflow_agent_plugin.development.scenario import Expectation as Expectation
+    from mlflow_agent_plugin.development.scenario import Fault as Fault
+    from mlflow_agent_plugin.development.scenario import FaultKind as FaultKind
+    from mlflow_agent_plugin.development.scenario import Scenario as Scenario
+    from mlflow_agent_plugin.development.suite import Suite as Suite
+    from mlflow_agent_plugin.development.suite import check_suite as check_suite
+    from mlflow_agent_plugin.development.suite import load_suite as load_suite
+    from mlflow_agent_plugin.development.suite import write_scenarios as write_scenarios
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from its module on first use."""
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the lazy names too."""
+    return sorted(set(globals()) | set(_LAZY))
