@@ -14,6 +14,7 @@ Rules:
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import threading
@@ -61,9 +62,10 @@ class Store:
         self.url = url
         self._memory = is_memory(url)
         self._write_lock = threading.Lock()
-        self._writing_thread: int | None = None
+        self._here = threading.local()
         self._broken: str | None = None
         real = shared_memory_url(url) if self._memory else url
+        _make_private(url)
         self.engine = _make_engine(real)
         self._writer = self.engine.execution_options(agents_begin="BEGIN IMMEDIATE")
         self._reader = self.engine
@@ -109,6 +111,11 @@ class Store:
     def dialect(self) -> str:
         """The kind of database: ``sqlite`` or ``postgresql``."""
         return self.engine.dialect.name
+
+    @property
+    def is_writing(self) -> bool:
+        """True while this thread runs a write transaction of this store."""
+        return getattr(self._here, "writing", False)
 
     @contextmanager
     def begin(self, connection: Connection | None = None) -> Iterator[Connection]:
@@ -158,22 +165,21 @@ class Store:
 
     @contextmanager
     def _one_writer(self) -> Iterator[None]:
+        if self.is_writing:
+            raise RuntimeError("nested write transaction: pass the open connection to begin()")
         # SQLite's own waiting is polling with sleeps of up to 100 ms: threads of one process queue
         # here instead, and only processes compete for the database lock.
-        if self.dialect != "sqlite":
-            yield
-            return
-        me = threading.get_ident()
-        if self._writing_thread == me:
-            raise RuntimeError("nested write transaction: pass the open connection to begin()")
-        if not self._write_lock.acquire(timeout=BUSY_TIMEOUT_SECONDS):
+        queue = self._write_lock if self.dialect == "sqlite" else None
+        if queue is not None and not queue.acquire(timeout=BUSY_TIMEOUT_SECONDS):
             raise StoreError("another thread holds the write lock for too long", where=self.uri)
-        self._writing_thread = me
+        here = self._here
+        here.writing = True
         try:
             yield
         finally:
-            self._writing_thread = None
-            self._write_lock.release()
+            here.writing = False
+            if queue is not None:
+                queue.release()
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -192,7 +198,7 @@ class Store:
 
     def _after_fork_in_child(self) -> None:
         self._write_lock = threading.Lock()
-        self._writing_thread = None
+        self._here = threading.local()
         if self.dialect == "sqlite" and not self._memory and _checked_out(self.engine):
             self._broken = (
                 "the process forked during a transaction, and SQLite cannot be used in a child "
@@ -222,6 +228,19 @@ if hasattr(os, "register_at_fork"):
 def _checked_out(engine: Engine) -> int:
     checkedout = getattr(engine.pool, "checkedout", None)
     return int(checkedout()) if checkedout is not None else 0
+
+
+def _make_private(url: URL) -> None:
+    """Make a new SQLite file readable by this user only: it holds what agents were asked to do."""
+    path = url.database
+    if not url.drivername.startswith("sqlite") or is_memory(url) or not path:
+        return
+    if path.startswith("file:") or os.name != "posix":
+        return
+    # An existing file is left alone, and not even opened: closing it again would drop the locks
+    # SQLite holds on it. Whatever else is wrong with the path, SQLite says it better.
+    with contextlib.suppress(OSError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
 
 
 def _make_engine(url: URL) -> Engine:

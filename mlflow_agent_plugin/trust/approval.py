@@ -52,13 +52,21 @@ class ApprovalQueue:
         store: Where they are kept.
         clock: Time of requests, answers and deadlines.
         audit: Log that records requests and answers; default: an own one that seals each.
+        require_verified: Accept answers only from actors whose credential was checked (login,
+            token); without it whoever can open the store can name himself, as in a notebook.
     """
 
     def __init__(
-        self, store: Store, clock: Clock = utc_now, *, audit: AuditLog | None = None
+        self,
+        store: Store,
+        clock: Clock = utc_now,
+        *,
+        audit: AuditLog | None = None,
+        require_verified: bool = False,
     ) -> None:
         self._store = store
         self._clock = clock
+        self._require_verified = require_verified
         self._audit = audit or AuditLog(store, clock=clock, checkpoint_every=1)
 
     def request(
@@ -258,7 +266,14 @@ class ApprovalQueue:
         with self._transaction(None) as transaction:
             before = self._get(transaction.connection, approval_id)
             text = spell_field(reason) or ""
-            after = answer(before, by=by, approve=approve, reason=text, now=now)
+            after = answer(
+                before,
+                by=by,
+                approve=approve,
+                reason=text,
+                now=now,
+                require_verified=self._require_verified,
+            )
             self._swap(transaction.connection, before, after)
             transaction.append(
                 AuditKind.APPROVAL_ANSWERED,

@@ -14,7 +14,7 @@ Rules, in the order they are checked:
    whatever it was before, unless it was rejected or executed.
 3. Only a waiting approval can be answered, once. `rejected`, `expired` and `executed` are final.
 4. Whoever answers belongs to the same tenant, has the role that was asked for, and is not the
-   requester. To anybody else's tenant the approval does not exist.
+   requester; where it is demanded, he has logged in. To other tenants the approval does not exist.
 5. A rejection gives a reason.
 6. Only an approved approval can be executed, once, and only as the action it was given for.
 """
@@ -97,8 +97,24 @@ def at_time(approval: Approval, now: datetime) -> Approval:
     return replace(approval, state=ApprovalState.EXPIRED)
 
 
-def answer(approval: Approval, *, by: Actor, approve: bool, reason: str, now: datetime) -> Approval:
+def answer(
+    approval: Approval,
+    *,
+    by: Actor,
+    approve: bool,
+    reason: str,
+    now: datetime,
+    require_verified: bool = False,
+) -> Approval:
     """Return the answered approval.
+
+    Args:
+        approval: The approval.
+        by: Who answers.
+        approve: Yes or no.
+        reason: Why; a rejection needs one.
+        now: The time.
+        require_verified: Accept answers only from actors whose credential was checked.
 
     Raises:
         ApprovalError: The answer breaks a rule (1 to 5 above).
@@ -113,6 +129,8 @@ def answer(approval: Approval, *, by: Actor, approve: bool, reason: str, now: da
         raise ApprovalError(
             f"{by.user} asked for this action and cannot answer for it", where=where
         )
+    if require_verified and not by.verified:
+        raise ApprovalError(f"{by.user} has not logged in", where=where)
     if approval.role not in by.roles:
         raise ApprovalError(f"{by.user} does not have the role {approval.role}", where=where)
     if not approve and not reason.strip():

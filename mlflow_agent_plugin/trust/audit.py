@@ -166,7 +166,6 @@ class AuditLog:
         self._checkpoint_every = checkpoint_every
         self._checkpoint_seconds = checkpoint_seconds
         self._lock = threading.Lock()
-        self._busy_thread: int | None = None
         self._writer = _Writer.new()
         _logs.add(self)
 
@@ -194,13 +193,12 @@ class AuditLog:
 
         Raises:
             StoreError: It could not be committed.
-            RuntimeError: This thread already runs a transaction of this log.
+            RuntimeError: This thread already runs a write transaction of the store.
         """
-        me = threading.get_ident()
-        if self._busy_thread == me:
-            raise RuntimeError("nested audit transaction: use the open one's append()")
+        if self._store.is_writing:
+            # Checked before the lock: waiting for it here could wait for ourselves.
+            raise RuntimeError("nested transaction: use the append() of the open audit transaction")
         with self._lock:
-            self._busy_thread = me
             writer = self._writer
             draft = _Writer(**vars(writer))
             in_body = True
@@ -217,8 +215,6 @@ class AuditLog:
                     # same number could branch the chain: go on as somebody else.
                     self._writer = _Writer.new()
                 raise
-            finally:
-                self._busy_thread = None
 
     def checkpoint(self) -> None:
         """Seal the chain up to the last event, if there is anything new to seal."""
@@ -292,7 +288,6 @@ class AuditLog:
 
     def _renew(self) -> None:
         self._lock = threading.Lock()
-        self._busy_thread = None
         self._writer = _Writer.new()
 
     def _is_due(self, writer: _Writer) -> bool:

@@ -19,7 +19,7 @@ from datetime import datetime
 from enum import Enum
 from typing import Any
 
-from sqlalchemy import Connection, Row, select, update
+from sqlalchemy import Connection, Row, bindparam, select, update
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
@@ -103,6 +103,7 @@ class EffectLedger:
             ToolCallError: The key was claimed for another call.
             StoreError: The store failed: do not run the tool.
         """
+        now = self._clock()
         values = {
             "effect_key": key,
             "tool": tool,
@@ -110,11 +111,19 @@ class EffectLedger:
             "owner": owner,
             "state": _State.STARTED.value,
             "attempts": 1,
-            "started_at": self._clock(),
+            "started_at": now,
         }
-        make = sqlite_insert if self._store.dialect == "sqlite" else postgres_insert
+        insert = _INSERT[self._store.dialect]
         with self._store.begin(connection) as transaction:
-            inserted = transaction.execute(make(effects).values(values).on_conflict_do_nothing())
+            if transaction.execute(insert, values).rowcount == 1:
+                return Claim(
+                    key=key,
+                    status=ClaimStatus.NEW,
+                    tool=tool,
+                    owner=owner,
+                    attempts=1,
+                    started_at=now,
+                )
             row = self._row(transaction, key)
         if row.tool != tool or row.arguments_digest != arguments_digest:
             raise ToolCallError(
@@ -122,8 +131,6 @@ class EffectLedger:
                 where=f"call {key}",
                 hint="The model must give every call an id of its own.",
             )
-        if inserted.rowcount == 1:
-            return _claim(row, ClaimStatus.NEW)
         if row.state == _State.STARTED.value:
             return _claim(row, ClaimStatus.IN_DOUBT)
         return _claim(row, ClaimStatus.DONE)
@@ -153,7 +160,7 @@ class EffectLedger:
     def get(self, key: str) -> Claim | None:
         """Return how a call stands ("done" or "in_doubt"), None if it was never claimed."""
         with self._store.read() as connection:
-            row = connection.execute(select(effects).where(effects.c.effect_key == key)).first()
+            row = connection.execute(_SELECT, {"for_key": key}).first()
         if row is None:
             return None
         open_ = row.state == _State.STARTED.value
@@ -229,14 +236,12 @@ class EffectLedger:
 
     def _end(self, key: str, values: dict[str, Any], connection: Connection | None) -> None:
         with self._store.begin(connection) as transaction:
-            changed = transaction.execute(
-                update(effects)
-                .where(effects.c.effect_key == key, effects.c.state == _State.STARTED.value)
-                .values(finished_at=self._clock(), **values)
-            )
+            ended = {"for_key": key, "ended_at": self._clock()}
+            ended.update({f"new_{name}": values.get(name) for name in ("state", "result", "error")})
+            changed = transaction.execute(_END, ended)
             if changed.rowcount == 1:
                 return
-            row = transaction.execute(select(effects).where(effects.c.effect_key == key)).first()
+            row = transaction.execute(_SELECT, {"for_key": key}).first()
         if row is None:
             raise ToolCallError("it was never claimed", where=f"call {key}")
         if any(row._mapping[name] != value for name, value in values.items()):  # noqa: SLF001
@@ -244,7 +249,25 @@ class EffectLedger:
 
     @staticmethod
     def _row(connection: Connection, key: str) -> Row[Any]:
-        return connection.execute(select(effects).where(effects.c.effect_key == key)).one()
+        return connection.execute(_SELECT, {"for_key": key}).one()
+
+
+# Built once: building a statement costs more than running it.
+_INSERT = {
+    "sqlite": sqlite_insert(effects).on_conflict_do_nothing().inline(),
+    "postgresql": postgres_insert(effects).on_conflict_do_nothing().inline(),
+}
+_SELECT = select(effects).where(effects.c.effect_key == bindparam("for_key"))
+_END = (
+    update(effects)
+    .where(effects.c.effect_key == bindparam("for_key"), effects.c.state == _State.STARTED.value)
+    .values(
+        state=bindparam("new_state"),
+        result=bindparam("new_result"),
+        error=bindparam("new_error"),
+        finished_at=bindparam("ended_at"),
+    )
+)
 
 
 def _claim(row: Row[Any], status: ClaimStatus) -> Claim:
