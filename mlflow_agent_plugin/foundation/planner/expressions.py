@@ -21,7 +21,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
+from mlflow_agent_plugin.errors import PlannerError
+from mlflow_agent_plugin.package.reading import parse_yaml
 
 ROOTS = ("slots", "results", "session")
 """What a path may start with."""
@@ -175,14 +176,12 @@ class Condition:
         if match["op"] is None:
             return cls(reference, negated=bool(match["no"]))
         try:
-            value = yaml.safe_load(match["value"])
-        except yaml.YAMLError as error:
+            value = parse_yaml(f"value: {match['value']}", name=text, error=PlannerError).data
+        except PlannerError as error:
             raise ValueError(f"{match['value']!r} in {text!r} is not a value") from error
-        if isinstance(value, list | dict):
-            raise ValueError(  # noqa: TRY004 - pydantic reports ValueError with the field
-                f"{text!r} compares with a list or mapping; compare with one value"
-            )
-        return cls(reference, match["op"], value, negated=bool(match["no"]))
+        if len(value) != 1 or isinstance(value["value"], list | dict):
+            raise ValueError(f"{text!r} compares with a list or mapping; compare with one value")
+        return cls(reference, match["op"], value["value"], negated=bool(match["no"]))
 
     def holds(self, values: Mapping[str, Any]) -> bool:
         """Tell whether the condition is true of `values`."""

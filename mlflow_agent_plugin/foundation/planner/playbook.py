@@ -1,9 +1,8 @@
 """The playbook: what the local planner does for each intent.
 
 Rules:
-- Unknown fields, unknown slots, results of steps that come later, and placeholders that cannot be
-  read are errors, with file and field.
-- Which tools and prompts exist is checked against the bundle by `Playbook.check`.
+- This module holds the shape of the file; `load_playbook` is the only reader, and refuses what does
+  not fit together: unknown slots, results of later steps, tools or prompts the agent lacks.
 - A playbook only proposes calls. Whether one runs is decided by the policies, in the tool gateway.
 - Every way through a plan ends: steps are taken in order, each at most once.
 
@@ -13,27 +12,19 @@ The format is described in docs/reference/playbook.md.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
     StringConstraints,
-    ValidationError,
     model_validator,
 )
 
 from mlflow_agent_plugin.entities import Outcome
-from mlflow_agent_plugin.errors import PlannerError
-from mlflow_agent_plugin.foundation.planner.expressions import (
-    SESSION_FACTS,
-    Condition,
-    Reference,
-    template_references,
-)
+from mlflow_agent_plugin.foundation.planner.expressions import Condition
 from mlflow_agent_plugin.package.manifest import Name, StrictModel
 
 PLAYBOOK_FILE = "playbook.yaml"
@@ -65,6 +56,10 @@ ErrorKind = Literal["denied", "rejected", "invalid", "failed", "in_doubt"]
 
 def _conditions(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
+
+
+def _answers(value: Any) -> Any:
+    return [{"prompt": value}] if isinstance(value, str) else value
 
 
 def _condition(text: str) -> str:
@@ -175,6 +170,10 @@ class Answer(StrictModel):
         return [Condition.parse(text) for text in self.when]
 
 
+Answers = Annotated[list[Answer], BeforeValidator(_answers)]
+"""A prompt, or answers with conditions."""
+
+
 class ErrorRule(StrictModel):
     """What to do when a call of the plan does not run: answer, or hand over to a human."""
 
@@ -204,7 +203,7 @@ class Plan(StrictModel):
     title: str | None = Field(default=None, min_length=1)
     needs: list[Name] = Field(default_factory=list)
     steps: list[Step] = Field(default_factory=list)
-    answer: Name | list[Answer] | None = None
+    answer: Answers | None = None
     refuse: Name | None = None
     outcome: Outcome | None = None
     min_confidence: float | None = Field(default=None, ge=0, le=1)
@@ -216,7 +215,7 @@ class Plan(StrictModel):
             raise ValueError("needs either answer or refuse")
         if self.refuse is not None and (self.steps or self.needs):
             raise ValueError("a plan that refuses has no steps and no needs")
-        if isinstance(self.answer, list) and (not self.answer or self.answer[-1].conditions()):
+        if self.answer is not None and (not self.answer or self.answer[-1].when):
             raise ValueError("the last answer must have no condition, so that there always is one")
         return self
 
@@ -224,9 +223,12 @@ class Plan(StrictModel):
         """Return the possible answers in order; the last has no condition."""
         if self.refuse is not None:
             return [Answer(prompt=self.refuse, outcome=self.outcome or Outcome.REFUSED)]
-        if isinstance(self.answer, list):
-            return self.answer
-        return [Answer(prompt=self.answer or "", outcome=self.outcome)]
+        return [
+            answer
+            if answer.outcome is not None
+            else answer.model_copy(update={"outcome": self.outcome})
+            for answer in self.answer or []
+        ]
 
 
 class LowConfidence(StrictModel):
@@ -271,47 +273,11 @@ class Playbook(StrictModel):
     escalation: Escalation | None = None
     on_error: dict[ErrorKind, ErrorRule]
 
-    @model_validator(mode="after")
-    def _is_consistent(self) -> Playbook:
-        for name, plan in self.plans():
-            self._check_plan(f"{name}", plan)
-        if self.escalation is not None:
-            _check_references("escalation.arguments", self.escalation.arguments, self.slots, None)
-        missing = sorted(set(ERROR_KINDS) - set(self.on_error))
-        if missing:
-            raise ValueError(f"on_error has no rule for {', '.join(missing)}")
-        for index, shortcut in enumerate(self.shortcuts):
-            if shortcut.intent not in self.intents:
-                raise ValueError(f"shortcuts.{index}.intent: no intent {shortcut.intent!r}")
-        rules = [("on_error", self.on_error)]
-        rules += [(f"{name}.on_error", plan.on_error) for name, plan in self.plans()]
-        for field, by_kind in rules:
-            for kind, rule in by_kind.items():
-                if rule.escalate and self.escalation is None:
-                    raise ValueError(f"{field}.{kind} escalates, but there is no escalation")
-        return self
-
-    def _check_plan(self, name: str, plan: Plan) -> None:
-        _check_slots(f"{name}.needs", plan.needs, self.slots)
-        before: set[str] = set()
-        for index, step in enumerate(plan.steps):
-            field = f"{name}.steps.{index}"
-            _check_slots(f"{field}.needs", step.needs, self.slots)
-            _check_references(f"{field}.arguments", step.arguments, self.slots, before)
-            for condition in step.conditions():
-                _check_reference(f"{field}.when", condition.reference, self.slots, before)
-            before.add(step.result_name)
-        for index, answer in enumerate(plan.answers()):
-            for condition in answer.conditions():
-                _check_reference(
-                    f"{name}.answer.{index}.when", condition.reference, self.slots, before
-                )
-
-    def plans(self) -> Iterator[tuple[str, Plan]]:
-        """Yield every plan with its field name."""
+    def plans(self) -> Iterator[tuple[tuple[str, ...], Plan]]:
+        """Yield every plan with its place in the file."""
         for intent, plan in self.intents.items():
-            yield f"intents.{intent}", plan
-        yield "fallback", self.fallback
+            yield ("intents", intent), plan
+        yield ("fallback",), self.fallback
 
     def plan_for(self, intent: str) -> Plan:
         """Return the plan of `intent`, or the fallback."""
@@ -323,159 +289,3 @@ class Playbook(StrictModel):
         if plan is not None and plan.title is not None:
             return plan.title
         return intent.replace("_", " ").strip(" ?").lower()
-
-    def tools(self) -> dict[str, str]:
-        """Return every tool the playbook calls, with the first field that names it."""
-        found: dict[str, str] = {}
-        for name, plan in self.plans():
-            for index, step in enumerate(plan.steps):
-                found.setdefault(step.tool, f"{name}.steps.{index}.tool")
-        if self.escalation is not None:
-            found.setdefault(self.escalation.tool, "escalation.tool")
-        return found
-
-    def prompts(self) -> dict[str, str]:
-        """Return every prompt the playbook names, with the first field that names it."""
-        found: dict[str, str] = {}
-        for name, slot in self.slots.items():
-            found.setdefault(slot.ask, f"slots.{name}.ask")
-        rules: list[tuple[str, Mapping[ErrorKind, ErrorRule]]] = [("on_error", self.on_error)]
-        for name, plan in self.plans():
-            for answer in plan.answers():
-                found.setdefault(answer.prompt, f"{name}.{'refuse' if plan.refuse else 'answer'}")
-            rules.append((f"{name}.on_error", plan.on_error))
-        for field, by_kind in rules:
-            for kind, rule in by_kind.items():
-                if rule.answer is not None:
-                    found.setdefault(rule.answer, f"{field}.{kind}.answer")
-        found.setdefault(self.low_confidence.answer, "low_confidence.answer")
-        if self.escalation is not None:
-            found.setdefault(self.escalation.answer, "escalation.answer")
-            found.setdefault(self.escalation.failed, "escalation.failed")
-        return found
-
-    def check(
-        self,
-        *,
-        tools: Collection[str],
-        prompts: Mapping[str, Collection[str]],
-        where: str = PLAYBOOK_FILE,
-    ) -> None:
-        """Check the playbook against the bundle it belongs to.
-
-        Args:
-            tools: Names of the tools the agent may call.
-            prompts: Prompt name to the variables it uses.
-            where: File to name in errors.
-
-        Raises:
-            PlannerError: A tool or prompt does not exist, or a prompt uses a variable the planner
-                does not provide.
-        """
-        for tool, field in self.tools().items():
-            if tool not in tools:
-                raise PlannerError(
-                    f"{field} names tool {tool!r}, which the agent does not have",
-                    where=where,
-                    hint=f"Tools of this agent: {', '.join(sorted(tools)) or 'none'}.",
-                )
-        for prompt, field in self.prompts().items():
-            if prompt not in prompts:
-                raise PlannerError(
-                    f"{field} names prompt {prompt!r}, which agent.yaml does not list",
-                    where=where,
-                    hint="Add it under prompts in agent.yaml.",
-                )
-            unknown = sorted(set(prompts[prompt]) - set(PROMPT_VARIABLES))
-            if unknown:
-                raise PlannerError(
-                    f"{field}: prompt {prompt!r} uses {', '.join(unknown)}, which the planner "
-                    "does not provide",
-                    where=where,
-                    hint=f"A prompt of a playbook may use {', '.join(PROMPT_VARIABLES)}.",
-                )
-
-
-def load_playbook(text: str, *, where: str = PLAYBOOK_FILE) -> Playbook:
-    """Read a playbook from its YAML text.
-
-    Args:
-        text: The YAML document.
-        where: File to name in errors.
-
-    Raises:
-        PlannerError: Not YAML, a key given twice, or not a valid playbook; the first problem is
-            named with its field.
-    """
-    try:
-        value = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader
-    except (yaml.YAMLError, RecursionError) as error:
-        raise PlannerError(f"is not YAML: {' '.join(str(error).split())}", where=where) from error
-    if not isinstance(value, dict):
-        raise PlannerError("must be a mapping", where=where, hint="See docs/reference/playbook.md.")
-    try:
-        return Playbook.model_validate(value)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        more = error.error_count() - 1
-        message = first["msg"].removeprefix("Value error, ")
-        problem = f"{field}: {message}" if field else message
-        raise PlannerError(
-            problem + (f" (and {more} more)" if more else ""),
-            where=where,
-            hint="See docs/reference/playbook.md.",
-        ) from error
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """A SafeLoader that refuses a key given twice (YAML would silently keep the last)."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002 - PyYAML's signature
-        """Build a mapping after looking for double keys."""
-        seen = set()
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                continue
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, str | int | float | bool) and key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} is given twice", key_node.start_mark
-                )
-            if isinstance(key, str | int | float | bool):
-                seen.add(key)
-        return super().construct_mapping(node, deep=deep)
-
-
-def _check_slots(field: str, names: list[str], slots: Mapping[str, Slot]) -> None:
-    for name in names:
-        if name not in slots:
-            raise ValueError(f"{field} names slot {name!r}, which is not declared under slots")
-
-
-def _check_references(
-    field: str, value: Any, slots: Mapping[str, Slot], results: set[str] | None
-) -> None:
-    if isinstance(value, str):
-        for reference in template_references(value):
-            _check_reference(field, reference, slots, results)
-    elif isinstance(value, dict):
-        for name, item in value.items():
-            _check_references(f"{field}.{name}", item, slots, results)
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            _check_references(f"{field}.{index}", item, slots, results)
-
-
-def _check_reference(
-    field: str, reference: Reference, slots: Mapping[str, Slot], results: set[str] | None
-) -> None:
-    root, name = reference.parts[0], reference.parts[1]
-    if root == "slots" and name not in slots:
-        raise ValueError(f"{field}: no slot {name!r} is declared under slots")
-    if root == "session" and (len(reference.parts) > 2 or name not in SESSION_FACTS):
-        raise ValueError(f"{field}: no {reference.text!r}; session has {', '.join(SESSION_FACTS)}")
-    if root == "results" and results is not None and name not in results:
-        raise ValueError(f"{field}: no earlier step of the plan has the result {name!r}")
-    if root == "results" and results is None:
-        raise ValueError(f"{field}: results cannot be used here; use session and slots")
