@@ -104,7 +104,7 @@ def save_model(
     import mlflow
     from mlflow import pyfunc
     from mlflow.models.model import MLMODEL_FILE_NAME, Model
-    from mlflow.utils.environment import _mlflow_conda_env, _PythonEnv
+    from mlflow.utils.environment import _PythonEnv
 
     target = Path(path)
     if target.exists() and any(target.iterdir()):
@@ -116,20 +116,16 @@ def save_model(
         requirements = [f"mlflow=={mlflow.__version__}", f"mlflow-agent-plugin=={__version__}"]
         (target / "requirements.txt").write_text("\n".join(requirements) + "\n")
         _PythonEnv.current().to_yaml(str(target / "python_env.yaml"))
-        _mlflow_conda_env(
-            path=str(target / "conda.yaml"), additional_pip_deps=requirements, install_mlflow=False
-        )
         pyfunc.add_to_model(
             model,
             loader_module=LOADER_MODULE,
             data=DATA_DIR,
-            conda_env="conda.yaml",
             python_env="python_env.yaml",
             streamable=True,
         )
         model.add_flavor(
             FLAVOR,
-            name=bundle.manifest.name,
+            agent=bundle.manifest.name,
             api_version=bundle.manifest.api_version,
             plugin_version=__version__,
             digest=bundle.digest.to_dict(),
@@ -255,15 +251,12 @@ def _register_prompts(bundle: Bundle) -> list[str]:
 
 
 def _signature() -> Any:
-    # Wide on purpose: the request's own parser says precisely which field is wrong, where MLflow's
-    # schema enforcement would repeat the whole message in its error.
+    # Outputs only: the request's own parser says precisely which field is wrong, where MLflow's
+    # schema enforcement would repeat the user's whole message in its error.
     from mlflow.models.signature import ModelSignature
     from mlflow.types.responses import RESPONSES_AGENT_OUTPUT_SCHEMA
-    from mlflow.types.schema import AnyType, ColSpec, Schema
 
-    fields = ("input", "context", "custom_inputs", "stream", "metadata")
-    columns = [ColSpec(AnyType(), name, required=False) for name in fields]
-    return ModelSignature(inputs=Schema(columns), outputs=RESPONSES_AGENT_OUTPUT_SCHEMA)
+    return ModelSignature(outputs=RESPONSES_AGENT_OUTPUT_SCHEMA)
 
 
 def _changed_files(now: BundleDigest, then: BundleDigest) -> str:

@@ -189,10 +189,12 @@ class ToolGateway:
             if contract.untrusted_output:
                 label = Provenance.UNTRUSTED
             decision = self._decide(call, turn, seen)
+            _refuse_denied(decision)
             approval: Approval | None = None
             if decision.value is DecisionValue.NEEDS_APPROVAL:
                 approval = self._wait_for_approval(call, turn, decision)
                 decision = self._decide(call, turn, seen, approval=approval)
+                _refuse_denied(decision, approval)
             started = time.perf_counter()
             if contract.effect is Effect.READ:
                 output = self._read(call, turn, contract)
@@ -286,16 +288,6 @@ class ToolGateway:
             session=dict(request.session),
             approval_id=None if approval is None else approval.approval_id,
         )
-        if decision.value is DecisionValue.DENY:
-            raise _Refusal(CallStatus.DENIED, "denied", decision.reason or "no policy permits it")
-        if (
-            approval is not None
-            and decision.value is DecisionValue.NEEDS_APPROVAL
-            and decision.approver_role != approval.role
-        ):
-            raise _Refusal(
-                CallStatus.DENIED, "denied", "the rules changed after the approval was given"
-            )
         return decision
 
     def _wait_for_approval(self, call: ToolCall, turn: Turn, decision: Decision) -> Approval:
@@ -494,6 +486,17 @@ def _first_problem(validator: Any, value: Any) -> str | None:
         return None
     where = ".".join(str(part) for part in error.absolute_path)
     return f"{where}: {error.message[:300]}" if where else str(error.message)[:300]
+
+
+def _refuse_denied(decision: Decision, approval: Approval | None = None) -> None:
+    if decision.value is DecisionValue.DENY:
+        raise _Refusal(CallStatus.DENIED, "denied", decision.reason or "no policy permits it")
+    # The answer in hand is for exactly this call; another role means that the rules changed.
+    needs = decision.approver_role if decision.value is DecisionValue.NEEDS_APPROVAL else None
+    if approval is not None and needs not in (None, approval.role):
+        raise _Refusal(
+            CallStatus.DENIED, "denied", "the rules changed after the approval was given"
+        )
 
 
 def _in_doubt(call: ToolCall, why: str = "") -> _Refusal:
