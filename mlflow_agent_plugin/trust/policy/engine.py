@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -35,7 +35,7 @@ from mlflow_agent_plugin.trust.policy.schema import (
     cedar_schema,
     tool_facts,
 )
-from mlflow_agent_plugin.trust.policy.slices import PolicySlice, make_slice
+from mlflow_agent_plugin.trust.policy.slices import PolicySlice, make_slice, policy_set_of
 from mlflow_agent_plugin.trust.policy.sources import Policy, PolicySources, parse_policies
 
 if TYPE_CHECKING:
@@ -154,9 +154,31 @@ class CedarPolicyEngine:
 
         return self._guarded(redecide)
 
+    def matching(self, request: PolicyRequest) -> frozenset[str]:
+        """Return the ids of all policies that match, each looked at alone; never raises.
+
+        More than the determining policies of a decision: a permit matches whether or not a forbid
+        outvotes it.
+        """
+        return frozenset(
+            name for name in self.policies_for(request.tool) if self._matches_alone(request, name)
+        )
+
     def policies_for(self, tool: str) -> tuple[str, ...]:
         """Return the ids of the policies whose scope covers `tool`, sorted."""
-        return self._slices[tool].policy_ids if tool in self._slices else ()
+        chosen = self._slices.get(tool) if isinstance(tool, str) else None
+        return () if chosen is None else chosen.policy_ids
+
+    def _matches_alone(self, request: PolicyRequest, policy_id: str) -> bool:
+        chosen = self._slices[request.tool]
+        alone = policy_set_of({policy_id: self.policies[policy_id]})
+        try:
+            verdict = self._evaluate(
+                request, approved=False, among=replace(chosen, policy_set=alone)
+            )
+        except FactError:
+            return False
+        return policy_id in verdict.policy_ids
 
     def explain(self, request: PolicyRequest) -> PolicyExplanation:
         """Say which policies matched and what would change the answer; never raises."""
@@ -225,8 +247,10 @@ class CedarPolicyEngine:
         reason = self._reason(f"Needs an approval by {role}", first.policy_ids)
         return Decision(DecisionValue.NEEDS_APPROVAL, first.policy_ids, reason, role)
 
-    def _evaluate(self, request: PolicyRequest, *, approved: bool) -> _Verdict:
-        chosen = self._slices.get(request.tool)
+    def _evaluate(
+        self, request: PolicyRequest, *, approved: bool, among: PolicySlice | None = None
+    ) -> _Verdict:
+        chosen = among or self._slices.get(request.tool)
         if chosen is None:
             raise FactError("the tool has no contract in this agent")
         if request.tool not in self._usable:

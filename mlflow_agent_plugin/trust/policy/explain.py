@@ -23,7 +23,8 @@ class ExplainedPolicy:
 
     Attributes:
         where: ``permit.cedar:12``: file in the policy folder, and line.
-        matched: Whether it determined the decision.
+        matched: Whether it matches the request, taken alone.
+        decides: Whether it determines the decision.
     """
 
     policy_id: str
@@ -31,6 +32,13 @@ class ExplainedPolicy:
     where: str
     text: str
     matched: bool
+    decides: bool
+
+    def describe(self) -> str:
+        """Say in a word or two what part it had."""
+        if self.decides:
+            return "decides"
+        return "matches" if self.matched else "does not match"
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary."""
@@ -40,6 +48,7 @@ class ExplainedPolicy:
             "where": self.where,
             "text": self.text,
             "matched": self.matched,
+            "decides": self.decides,
         }
 
 
@@ -88,7 +97,7 @@ class PolicyExplanation:
         lines = [f"{self.request.tool}: {self.decision.value.value}. {self.decision.reason}"]
         lines += [f"  error: {error}" for error in self.decision.errors]
         for policy in self.policies:
-            mark = "matched" if policy.matched else "not matched"
+            mark = policy.describe()
             lines.append(f"  {policy.effect} {policy.policy_id} ({policy.where}): {mark}")
         for change in self.changes:
             lines.append(f"  {change.change} -> {change.decision.value.value}")
@@ -99,7 +108,7 @@ class PolicyExplanation:
     def _repr_html_(self) -> str:
         rows = "".join(
             f"<tr><td>{escape(p.effect)}</td><td>{escape(p.policy_id)}</td>"
-            f"<td>{escape(p.where)}</td><td>{'yes' if p.matched else 'no'}</td></tr>"
+            f"<td>{escape(p.where)}</td><td>{p.describe()}</td></tr>"
             for p in self.policies
         )
         changes = "".join(
@@ -109,7 +118,7 @@ class PolicyExplanation:
         return (
             f"<p><b>{escape(self.request.tool)}: {escape(self.decision.value.value)}</b><br>"
             f"{escape(self.decision.reason)}</p>"
-            "<table><tr><th>effect</th><th>policy</th><th>where</th><th>matched</th></tr>"
+            "<table><tr><th>effect</th><th>policy</th><th>where</th><th>part</th></tr>"
             f"{rows}</table><p>What would change it:</p><ul>{changes or '<li>nothing tried</li>'}"
             "</ul>"
         )
@@ -118,18 +127,19 @@ class PolicyExplanation:
 def explain(engine: CedarPolicyEngine, request: PolicyRequest) -> PolicyExplanation:
     """Explain what `engine` decides about `request`; never raises, as `decide`."""
     decision = engine.decide(request)
-    determining = set(decision.policy_ids)
+    determining, matching = set(decision.policy_ids), engine.matching(request)
     policies = [
         ExplainedPolicy(
             name,
             engine.policies[name].effect,
             f"{engine.policies[name].file}:{engine.policies[name].line}",
             engine.policies[name].text,
+            name in matching,
             name in determining,
         )
         for name in engine.policies_for(request.tool)
     ]
-    policies.sort(key=lambda policy: not policy.matched)
+    policies.sort(key=lambda policy: (not policy.decides, not policy.matched))
     changes = []
     if decision.value is DecisionValue.NEEDS_APPROVAL and decision.approver_role is not None:
         role = decision.approver_role

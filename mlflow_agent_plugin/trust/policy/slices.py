@@ -78,11 +78,6 @@ def make_slice(
     chosen = {
         name: policy for name, policy in policies.items() if policy.covers(facts.tool, facts.groups)
     }
-    document = {
-        "staticPolicies": {name: policy.ast for name, policy in chosen.items()},
-        "templates": {},
-        "templateLinks": [],
-    }
     used: Used = used_facts([policy.ast["conditions"] for policy in chosen.values()])
     handle = cedarpy.Schema.from_json_str(json.dumps(_smaller(schema, facts.tool, used)))
     text = "\n".join(policy.text for policy in chosen.values())
@@ -92,10 +87,26 @@ def make_slice(
     return PolicySlice(
         facts,
         tuple(sorted(chosen)),
-        cedarpy.PolicySet.from_json_str(json.dumps(document)),
+        policy_set_of(chosen),
         handle,
         used,
     )
+
+
+def policy_set_of(policies: Mapping[str, Policy]) -> cedarpy.PolicySet:
+    """Return a handle on `policies`, in which each is known by its id.
+
+    Raises:
+        ValueError: Cedar does not load them.
+    """
+    import cedarpy  # noqa: PLC0415 - import cost
+
+    document = {
+        "staticPolicies": {name: policy.ast for name, policy in policies.items()},
+        "templates": {},
+        "templateLinks": [],
+    }
+    return cedarpy.PolicySet.from_json_str(json.dumps(document))
 
 
 def used_facts(expressions: Sequence[Any]) -> dict[str, frozenset[str] | None]:

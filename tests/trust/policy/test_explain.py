@@ -17,7 +17,11 @@ def changes(engine, request):
 def test_a_waiting_call_says_who_could_release_it_and_what_would_stop_it(engine, shop):
     explanation = engine.explain(shop.request(arguments={"order_id": "a", "amount": 75}))
     assert explanation.decision.value is DecisionValue.NEEDS_APPROVAL
-    assert [p.policy_id for p in explanation.policies if p.matched] == ["big-refunds"]
+    assert [p.policy_id for p in explanation.policies if p.decides] == ["big-refunds"]
+    assert [p.policy_id for p in explanation.policies if p.matched] == [
+        "big-refunds",
+        "small-refunds",
+    ]
     assert explanation.policies[0].where == "approval.cedar:1"
     assert {c.change: c.decision.value.value for c in explanation.changes} == {
         "if a manager approves this call": "allow",
@@ -56,7 +60,21 @@ def test_a_call_that_nothing_helps_says_so(engine, shop):
     assert "no single change" in str(explanation)
 
 
-@pytest.mark.parametrize("tool", ["nope", None])
+def test_a_permit_that_a_forbid_outvotes_is_told_as_matching(engine, shop):
+    explanation = engine.explain(shop.request(verified=False))
+    parts = {policy.policy_id: policy.describe() for policy in explanation.policies}
+    assert parts["verified-only"] == "decides"
+    assert parts["small-refunds"] == "matches"
+    assert parts["big-refunds"] == "does not match"
+
+
+def test_a_request_with_a_missing_fact_is_explained_without_raising(engine, shop):
+    explanation = engine.explain(shop.request(session={}))
+    assert explanation.decision.errors
+    assert not any(policy.matched for policy in explanation.policies)
+
+
+@pytest.mark.parametrize("tool", ["nope", None, ["refund"], 3])
 def test_an_unknown_tool_is_explained_without_raising(engine, shop, tool):
     explanation = engine.explain(shop.request(tool))
     assert explanation.policies == ()

@@ -123,8 +123,8 @@ def test_any_json_value_is_converted_or_refused(three_kinds, value):
             three_kinds.input.convert({name: value})
 
 
-@given(text=st.text(min_size=20))
-def test_a_refusal_does_not_repeat_the_value(three_kinds, text):
+@pytest.mark.parametrize("name", ["n", "a"])
+def test_a_refusal_does_not_repeat_the_value(three_kinds, name):
     with pytest.raises(FactError) as caught:
-        three_kinds.input.convert({"n": text})
-    assert text not in str(caught.value)
+        three_kinds.input.convert({name: "4111 1111 1111 1111"})
+    assert "4111" not in str(caught.value)
