@@ -62,6 +62,7 @@ def list_cards(
     status: str | None = None,
     kind: str | None = None,
     last4: str | None = None,
+    pin: str | None = None,
 ) -> dict[str, Any]:
     """Return the customer's cards; ``card_id`` is set if exactly one fits."""
     found = [
@@ -70,6 +71,7 @@ def list_cards(
         if (status is None or card["status"] == status)
         and (kind is None or card["kind"] == kind)
         and (last4 is None or card["last4"] == last4)
+        and (pin is None or card["pin"] == pin)
     ]
     only = found[0] if len(found) == 1 else None
     return {"cards": found, "count": len(found), "card_id": only["card_id"] if only else None}
@@ -140,14 +142,14 @@ def list_transactions(
 
 
 def get_transfer_status(
-    view: CustomerView, *, direction: str | None = None, status: str | None = None
+    view: CustomerView, *, direction: str | None = None, statuses: list[str] | None = None
 ) -> dict[str, Any]:
     """Return the customer's transfers, newest first, each with an explanation."""
     found = [
         transfer_facts(row)
         for row in view.rows("transfers")
         if (direction is None or row["direction"] == direction)
-        and (status is None or row["status"] == status)
+        and (statuses is None or row["status"] in statuses)
     ]
     found.sort(key=lambda fact: fact["created_on"], reverse=True)
     only = found[0] if len(found) == 1 else None
@@ -187,12 +189,12 @@ def transfer_facts(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def get_top_up_status(
-    view: CustomerView, *, status: str | None = None, methods: list[str] | None = None
+    view: CustomerView, *, statuses: list[str] | None = None, methods: list[str] | None = None
 ) -> dict[str, Any]:
     """Return the customer's top-ups, newest first, each with an explanation."""
     found = []
     for row in view.rows("top_ups"):
-        if (status is None or row["status"] == status) and (
+        if (statuses is None or row["status"] in statuses) and (
             methods is None or row["method"] in methods
         ):
             sum_text = money(row["amount_minor"], row["currency"])

@@ -56,9 +56,10 @@ def list_cards(
     status: str | None = None,
     kind: str | None = None,
     last4: str | None = None,
+    pin: str | None = None,
 ) -> Json:
     """List the customer's cards."""
-    return _read(context, bank_reads.list_cards, status=status, kind=kind, last4=last4)
+    return _read(context, bank_reads.list_cards, status=status, kind=kind, last4=last4, pin=pin)
 
 
 def track_card_delivery(context: ToolContext) -> Json:
@@ -81,17 +82,17 @@ def review_transactions(
 
 
 def get_transfer_status(
-    context: ToolContext, *, direction: str | None = None, status: str | None = None
+    context: ToolContext, *, direction: str | None = None, statuses: list[str] | None = None
 ) -> Json:
     """Say how the customer's transfers are doing."""
-    return _read(context, bank_reads.get_transfer_status, direction=direction, status=status)
+    return _read(context, bank_reads.get_transfer_status, direction=direction, statuses=statuses)
 
 
 def get_top_up_status(
-    context: ToolContext, *, status: str | None = None, methods: list[str] | None = None
+    context: ToolContext, *, statuses: list[str] | None = None, methods: list[str] | None = None
 ) -> Json:
     """Say how the customer's top-ups are doing."""
-    return _read(context, bank_reads.get_top_up_status, status=status, methods=methods)
+    return _read(context, bank_reads.get_top_up_status, statuses=statuses, methods=methods)
 
 
 def get_exchange_rate(context: ToolContext, *, base: str, quote: str) -> Json:
