@@ -92,6 +92,7 @@ _COUNTS = frozenset(column.name for column in COLUMNS if column.kind == "int64")
 _FLAGS = frozenset(column.name for column in COLUMNS if column.kind == "bool")
 _NUMBERS = frozenset(column.name for column in COLUMNS if column.kind == "float64")
 _SOURCE_MARK = b"mlflow_agents.source"
+_VERSION_MARK = b"mlflow_agents.schema_version"
 _FAILED = frozenset({CallStatus.FAILED, CallStatus.INVALID, CallStatus.IN_DOUBT})
 
 
@@ -206,7 +207,7 @@ def row_from_summary(summary: str, *, trace_id: str) -> dict[str, Any]:
             where=where,
             hint="Upgrade mlflow-agent-plugin where the table is built.",
         )
-    row = {name: values.get(name) for name in COLUMN_NAMES}
+    row: dict[str, Any] = {name: values.get(name) for name in COLUMN_NAMES}
     row["trace_id"] = trace_id
     try:
         row["event_time"] = _utc(datetime.fromisoformat(str(values["event_time"])))
@@ -246,7 +247,7 @@ def arrow_schema() -> pa.Schema:
         )
         for column in COLUMNS
     ]
-    return pa.schema(fields, metadata={"mlflow_agents.schema_version": str(SCHEMA_VERSION)})
+    return pa.schema(fields, metadata={_VERSION_MARK: str(SCHEMA_VERSION)})
 
 
 def rows_to_arrow(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
@@ -286,38 +287,55 @@ def write_reference(rows: Iterable[Mapping[str, Any]], path: str | Path) -> Path
     return target
 
 
+def read_arrow(file: str | Path) -> pa.Table:
+    """Read one parquet file of the table's schema.
+
+    Raises:
+        DataError: The file is missing, is no parquet file, or was written by a newer version.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(file) as opened:
+            table = opened.read()
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"cannot be read as parquet: {error}", where=str(file)) from error
+    marks = table.schema.metadata or {}
+    written = marks.get(_VERSION_MARK, b"")
+    if not written.isdigit():
+        raise DataError("is not a monitoring table", where=str(file))
+    if int(written) > SCHEMA_VERSION:
+        raise DataError(
+            f"has schema {int(written)}, this version reads up to {SCHEMA_VERSION}",
+            where=str(file),
+        )
+    try:
+        kept = {mark: marks[mark] for mark in (_VERSION_MARK, _SOURCE_MARK) if mark in marks}
+        table = table.select(list(COLUMN_NAMES)).cast(arrow_schema())
+    except (KeyError, pa.ArrowException) as error:
+        raise DataError(f"does not have the table's columns: {error}", where=str(file)) from error
+    return table.replace_schema_metadata(kept)
+
+
 def read_rows(paths: str | Path | Sequence[Path]) -> pd.DataFrame:
     """Read one or more parquet files of the table's schema.
 
     The frame's ``attrs["source"]`` says "evaluation" for reference rows, "traffic" for others.
 
     Raises:
-        DataError: A file is missing, is no parquet file, or was written by a newer version.
+        DataError: As `read_arrow`.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    sources = set()
     files = [Path(paths)] if isinstance(paths, (str, Path)) else list(paths)
-    tables = [arrow_schema().empty_table()]
-    for file in files:
-        try:
-            table = pq.ParquetFile(file).read()
-        except (OSError, pa.ArrowException) as error:
-            raise DataError(f"cannot be read as parquet: {error}", where=str(file)) from error
-        written = (table.schema.metadata or {}).get(b"mlflow_agents.schema_version", b"")
-        if not written.isdigit():
-            raise DataError("is not a monitoring table", where=str(file))
-        if int(written) > SCHEMA_VERSION:
-            raise DataError(
-                f"has schema {int(written)}, this version reads up to {SCHEMA_VERSION}",
-                where=str(file),
-            )
-        sources.add((table.schema.metadata or {}).get(_SOURCE_MARK, b"traffic").decode())
-        tables.append(table.select(list(COLUMN_NAMES)).cast(arrow_schema()))
-    frame: pd.DataFrame = pa.concat_tables(tables).to_pandas()
+    tables = [read_arrow(file) for file in files] or [arrow_schema().empty_table()]
+    sources = {(table.schema.metadata or {}).get(_SOURCE_MARK, b"traffic") for table in tables}
+    frame: pd.DataFrame = pa.concat_tables(
+        [table.replace_schema_metadata(None) for table in tables]
+    ).to_pandas()
     if len(sources) == 1:
-        frame.attrs["source"] = sources.pop()
+        frame.attrs["source"] = sources.pop().decode()
     return frame
 
 
