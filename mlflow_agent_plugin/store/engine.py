@@ -64,6 +64,7 @@ class Store:
         self._write_lock = threading.Lock()
         self._here = threading.local()
         self._broken: str | None = None
+        self._forked_in_use = False
         real = shared_memory_url(url) if self._memory else url
         _make_private(url)
         self.engine = _make_engine(real)
@@ -194,12 +195,13 @@ class Store:
 
     def _before_fork(self) -> None:
         if self.dialect == "sqlite" and not self._memory:
+            self._forked_in_use = _checked_out(self.engine) > 0
             self.engine.dispose()
 
     def _after_fork_in_child(self) -> None:
         self._write_lock = threading.Lock()
         self._here = threading.local()
-        if self.dialect == "sqlite" and not self._memory and _checked_out(self.engine):
+        if self._forked_in_use:
             self._broken = (
                 "the process forked during a transaction, and SQLite cannot be used in a child "
                 "after that; fork before or between transactions"
