@@ -1,1 +1,77 @@
-"""To be filled."""
+"""The registry: MLflow's own, with a gate before every name people load agents by.
+
+    import mlflow_agent_plugin as agents
+
+    agents.request_promotion("support", 3, to="Production")
+    print(agents.gate_report("support", 3, to="Production"))
+
+Names load when first used; importing this room loads nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+_LAZY = {
+    **dict.fromkeys(
+        (
+            "approve",
+            "emergency_promote",
+            "gate_report",
+            "history",
+            "promote",
+            "reject",
+            "request_promotion",
+            "retire",
+            "rollback",
+            "set_rules",
+            "submit_evidence",
+            "withdraw",
+        ),
+        "mlflow_agent_plugin.registry.api",
+    ),
+    "GateReport": "mlflow_agent_plugin.registry.report",
+    "GateRules": "mlflow_agent_plugin.registry.rules",
+    "HistoryEntry": "mlflow_agent_plugin.registry.records",
+    "Slot": "mlflow_agent_plugin.registry.slots",
+    "parse_rules": "mlflow_agent_plugin.registry.rules",
+}
+
+__all__ = [  # noqa: PLE0604 - the names stand in _LAZY
+    *_LAZY,
+]
+
+if TYPE_CHECKING:
+    from mlflow_agent_plugin.registry.api import (
+        approve,
+        emergency_promote,
+        gate_report,
+        history,
+        promote,
+        reject,
+        request_promotion,
+        retire,
+        rollback,
+        set_rules,
+        submit_evidence,
+        withdraw,
+    )
+    from mlflow_agent_plugin.registry.records import HistoryEntry
+    from mlflow_agent_plugin.registry.report import GateReport
+    from mlflow_agent_plugin.registry.rules import GateRules, parse_rules
+    from mlflow_agent_plugin.registry.slots import Slot
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from its module on first use."""
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_LAZY[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the lazy names too."""
+    return sorted(set(globals()) | set(_LAZY))

@@ -1,0 +1,334 @@
+"""What a model version really holds, read by the registry itself.
+
+Rules:
+- A version's source is followed to where the bytes lie (``models:/m-…``, ``runs:/``,
+  ``mlflow-artifacts:/``, folders, object stores); what a client says about it is not believed.
+- A server never fetches from ``http(s)``, ``ftp`` or the like because a client named it.
+- The content digest covers every file of the model folder, MLmodel included: MLmodel decides which
+  code loads the rest. Only ``registered_model_meta`` is left out, which MLflow itself writes into a
+  folder when it loads a model from there.
+- A model is an agent if MLmodel has the flavor ``agent``. An agent's MLmodel may then hold nothing
+  else that could run: only our loader, no other flavor, no extra code path.
+- Nothing of the bundle is run.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+from mlflow_agent_plugin.entities import sha256_of_json
+from mlflow_agent_plugin.errors import AgentError, IntegrityError
+from mlflow_agent_plugin.package.digest import hash_file
+from mlflow_agent_plugin.package.inventory import EXCLUDED, scan
+from mlflow_agent_plugin.package.reading import read_yaml
+from mlflow_agent_plugin.registry.facts import PolicyTestsFact
+from mlflow_agent_plugin.registry.rules import GATE_FILE, GateRules, parse_rules
+
+MLMODEL = "MLmodel"
+META_FILE = "registered_model_meta"
+MAX_MLMODEL_BYTES = 5 * 1024**2
+
+_REMOTE = frozenset({"http", "https", "ftp", "sftp", "hdfs", "viewfs", "dbfs", "databricks"})
+_PYFUNC_KEYS = frozenset({"loader_module", "data", "env", "python_version", "streamable"})
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """One file of a model folder."""
+
+    path: str
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True)
+class AgentContent:
+    """An agent version as the registry read it.
+
+    Attributes:
+        folder: Private copy of the model folder, gone after `open_agent`'s block.
+        digest: Of the whole model folder.
+        files: All files of it.
+        agent_digest: Of the bundle, as evidence names it.
+        agent: The agent's name in its manifest.
+        rules: The bundle's own gate.yaml, None if it has none.
+        contracts: Tool name to contract, as JSON values.
+        policy_tests: Outcome of the bundle's policy tests.
+    """
+
+    folder: Path
+    digest: str
+    files: tuple[FileRecord, ...]
+    agent_digest: str
+    agent: str
+    rules: GateRules | None
+    contracts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    policy_tests: PolicyTestsFact = PolicyTestsFact(passed=0)
+
+
+@contextmanager
+def open_agent(location: str) -> Iterator[AgentContent | None]:
+    """Read the model at `location` into a private folder for the length of the block.
+
+    Args:
+        location: Artifact URI of the model folder, already resolved (see `resolve`).
+
+    Yields:
+        The agent, or None if the model is not one or there is nothing readable.
+
+    Raises:
+        AgentError: It is an agent, but not one that may be registered.
+    """
+    with tempfile.TemporaryDirectory(prefix="agent-content-") as scratch:
+        folder = Path(scratch) / "model"
+        if not _is_agent(location, Path(scratch)):
+            yield None
+            return
+        _download(location, folder)
+        yield read_agent(folder)
+
+
+def read_agent(folder: Path) -> AgentContent:
+    """Read the agent model in a local folder nobody else writes to.
+
+    Raises:
+        AgentError: It is not an agent that may be registered.
+    """
+    from mlflow_agent_plugin.core.flavor import DATA_DIR, load_verified
+
+    digest, files = digest_folder(folder)
+    _check_mlmodel(folder)
+    bundle = load_verified(folder)
+    gate = folder / DATA_DIR / GATE_FILE
+    rules = parse_rules(bundle.read_text(GATE_FILE), name=GATE_FILE) if gate.exists() else None
+    return AgentContent(
+        folder=folder,
+        digest=digest,
+        files=files,
+        agent_digest=bundle.digest.value,
+        agent=bundle.manifest.name,
+        rules=rules,
+        contracts={
+            name: contract.model_dump(mode="json", by_alias=True)
+            for name, contract in bundle.contracts.items()
+        },
+        policy_tests=_run_policy_tests(bundle),
+    )
+
+
+def digest_folder(folder: Path) -> tuple[str, tuple[FileRecord, ...]]:
+    """Return the content digest of a model folder and its files.
+
+    Raises:
+        BundleError: The folder holds links, special files or names that do not travel.
+    """
+    files = tuple(
+        FileRecord(path, *hash_file(entry.location, where=str(entry.location)))
+        for path, entry in scan(folder).items()
+        if path != META_FILE
+    )
+    digest = sha256_of_json(
+        [{"path": item.path, "sha256": item.sha256, "size": item.size} for item in files]
+    )
+    return digest, files
+
+
+def resolve(source: str, *, tracking_uri: str | None = None) -> str:
+    """Follow ``models:/m-…`` and ``runs:/…`` to the artifact URI behind them.
+
+    Other URIs, and versions of registered models, are returned as they are.
+    """
+    scheme = urlparse(source).scheme
+    if scheme == "models":
+        from mlflow.store.artifact.utils.models import _parse_model_uri
+
+        model_id = _parse_model_uri(source).model_id
+        if model_id is not None:
+            return str(tracking(tracking_uri).get_logged_model(model_id).artifact_location)
+    if scheme == "runs":
+        from mlflow.store.artifact.runs_artifact_repo import RunsArtifactRepository
+
+        run_id, path = RunsArtifactRepository.parse_runs_uri(source)
+        root = str(tracking(tracking_uri).get_run(run_id).info.artifact_uri)
+        return f"{root.rstrip('/')}/{path}"
+    return source
+
+
+def tracking(tracking_uri: str | None = None) -> Any:
+    """Return a client of the tracking store that belongs to this registry.
+
+    Inside a server that is the server's own; else the one MLflow uses now (as MLflow's own store
+    does when it creates a version), or `tracking_uri`.
+    """
+    from mlflow.tracking.client import MlflowClient
+
+    own = os.environ.get("_MLFLOW_SERVER_FILE_STORE") if in_server() is not None else None
+    return MlflowClient(tracking_uri=own or tracking_uri)
+
+
+def may_read(location: str) -> bool:
+    """Return False for places a server must not fetch from because a client named them."""
+    scheme = urlparse(location).scheme.lower()
+    handlers = in_server()
+    if handlers is None:
+        return scheme not in _REMOTE - {"http", "https"}
+    if scheme == "mlflow-artifacts":
+        return bool(handlers._is_servable_proxied_run_artifact_root(location))  # noqa: SLF001
+    return scheme not in _REMOTE
+
+
+def in_server() -> Any:
+    """Return MLflow's handlers module if this process is a tracking server, else None."""
+    if "_MLFLOW_SERVER_FILE_STORE" not in os.environ:
+        return None
+    return sys.modules.get("mlflow.server.handlers")
+
+
+def repository(location: str) -> tuple[Any, str]:
+    """Return the artifact repository of `location` and the path in it.
+
+    Inside a server that proxies artifacts, ``mlflow-artifacts:/`` is its own storage.
+    """
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    handlers = in_server()
+    if (
+        handlers is not None
+        and urlparse(location).scheme == "mlflow-artifacts"
+        and handlers._is_servable_proxied_run_artifact_root(location)  # noqa: SLF001
+    ):
+        path = handlers._get_proxied_run_artifact_destination_path(location)  # noqa: SLF001
+        path = handlers._get_workspace_scoped_repo_path_if_enabled(path)  # noqa: SLF001
+        return handlers._get_artifact_repo_mlflow_artifacts(), str(path)  # noqa: SLF001
+    return get_artifact_repository(location), ""
+
+
+def local_folder(location: str) -> Path | None:
+    """Return the folder behind `location` if it lies on this machine, else None."""
+    from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
+
+    repo, path = repository(location)
+    if not isinstance(repo, LocalArtifactRepository):
+        return None
+    root = Path(repo.artifact_dir)
+    found = root / path
+    if ".." in found.parts[len(root.parts) :]:
+        raise IntegrityError("leaves the artifact folder", where=location)
+    return found
+
+
+def fetch_file(location: str, path: str, into: Path, *, max_bytes: int) -> Path | None:
+    """Copy one file below `location` to folder `into`; None if it is not there.
+
+    Raises:
+        IntegrityError: It is larger than `max_bytes`, or a link.
+    """
+    root = local_folder(location)
+    if root is not None:
+        found = root / path
+        if found.is_symlink():
+            raise IntegrityError("is a symbolic link", where=path)
+        if not found.is_file():
+            return None
+        if found.stat().st_size > max_bytes:
+            raise IntegrityError(f"is larger than {max_bytes:,} bytes", where=path)
+        target = into / Path(path).name
+        shutil.copyfile(found, target, follow_symlinks=False)
+        return target
+    repo, prefix = repository(location)
+    full = f"{prefix}/{path}".lstrip("/")
+    parent = full.rpartition("/")[0] or None
+    listed = {item.path: item for item in repo.list_artifacts(parent)}
+    entry = listed.get(full)
+    if entry is None or entry.is_dir:
+        return None
+    if (entry.file_size or 0) > max_bytes:
+        raise IntegrityError(f"is larger than {max_bytes:,} bytes", where=path)
+    return Path(repo.download_artifacts(full, str(into)))
+
+
+def _is_agent(location: str, scratch: Path) -> bool:
+    """Say whether the model at `location` has our flavor; what cannot be read has not."""
+    if not may_read(location):
+        return False
+    try:
+        found = fetch_file(location, MLMODEL, scratch, max_bytes=MAX_MLMODEL_BYTES)
+        if found is None:
+            return False
+        data = read_yaml(found).data
+        return isinstance(data, dict) and "agent" in (data.get("flavors") or {})
+    except Exception:
+        # An ordinary model in a place this process cannot reach is none of our business.
+        return False
+
+
+def _download(location: str, folder: Path) -> None:
+    root = local_folder(location)
+    if root is not None:
+        for path, entry in scan(root).items():
+            target = folder / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(entry.location, target, follow_symlinks=False)
+        return
+    repo, prefix = repository(location)
+    folder.mkdir()
+    try:
+        found = Path(repo.download_artifacts(prefix, str(folder)))
+    except Exception as error:
+        raise IntegrityError(
+            f"the model's files cannot be read ({type(error).__name__}: {error})", where=location
+        ) from error
+    if found != folder:
+        for item in list(found.iterdir()):
+            item.rename(folder / item.name)
+    for pattern in EXCLUDED:  # by-products are neither digested nor kept
+        for item in list(folder.rglob(pattern)):
+            shutil.rmtree(item) if item.is_dir() else item.unlink(missing_ok=True)
+
+
+def _check_mlmodel(folder: Path) -> None:
+    from mlflow_agent_plugin.core.flavor import DATA_DIR, FLAVOR, LOADER_MODULE
+
+    data = read_yaml(folder / MLMODEL, name=MLMODEL).data
+    flavors = data.get("flavors") if isinstance(data, dict) else None
+    hint = "Log the agent with log_agent."
+    if not isinstance(flavors, dict) or set(flavors) != {"python_function", FLAVOR}:
+        found = ", ".join(flavors) if isinstance(flavors, dict) else "none"
+        raise IntegrityError(
+            f"an agent has the flavors python_function and {FLAVOR} only, not {found}",
+            where=f"{MLMODEL}: flavors",
+            hint=hint,
+        )
+    pyfunc = flavors["python_function"]
+    if not isinstance(pyfunc, dict):
+        raise IntegrityError("is malformed", where=f"{MLMODEL}: flavors.python_function", hint=hint)
+    extra = sorted(set(pyfunc) - _PYFUNC_KEYS)
+    if extra or pyfunc.get("loader_module") != LOADER_MODULE or pyfunc.get("data") != DATA_DIR:
+        raise IntegrityError(
+            f"would load by something else than {LOADER_MODULE}"
+            + (f" ({', '.join(extra)})" if extra else ""),
+            where=f"{MLMODEL}: flavors.python_function",
+            hint=hint,
+        )
+
+
+def _run_policy_tests(bundle: Any) -> PolicyTestsFact:
+    from mlflow_agent_plugin.trust.policy import check_policies, run_policy_tests
+
+    try:
+        results = run_policy_tests(bundle)
+        failed = tuple(str(item.name) for item in results if not item.passed)
+        if not failed:
+            check_policies(bundle)
+    except AgentError as error:
+        return PolicyTestsFact(passed=0, error=str(error))
+    return PolicyTestsFact(passed=len(results) - len(failed), failed=failed)

@@ -1,0 +1,320 @@
+"""From rows and content to the facts the gate decides on.
+
+Rules:
+- Evidence is verified again whenever it is used: signature against the keys trusted now, results
+  against the signed digest, metrics recomputed from the results.
+- An approval counts only for its subject: version, content, evidence, incumbent and rules as they
+  were. When one of them changes, it is stale.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mlflow_agent_plugin.entities import sha256_of_json
+from mlflow_agent_plugin.errors import AgentError, EvidenceError
+from mlflow_agent_plugin.registry.facts import (
+    ApprovalFact,
+    ContractsFact,
+    GateFacts,
+    IncumbentFacts,
+    Measure,
+    SuiteEvidence,
+)
+from mlflow_agent_plugin.registry.records import (
+    EvidenceRecord,
+    Gate,
+    Records,
+    RequestRecord,
+    VersionRecord,
+)
+from mlflow_agent_plugin.registry.rules import SoakRequirement, combine
+from mlflow_agent_plugin.registry.slots import Slot
+from mlflow_agent_plugin.trust.keys import KeyPurpose, KeyStore
+
+MAX_RESULTS_BYTES = 256 * 1024**2
+MAX_KNOWN = 64
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One version before one slot, with everything that is known about it.
+
+    Attributes:
+        requirements: The stored rules' and the candidate's own.
+        subject: What an approval given now would be about.
+        request: The latest promotion request, None if there is none.
+    """
+
+    facts: GateFacts
+    requirements: Sequence[Any]
+    subject: str
+    request: RequestRecord | None
+    record: VersionRecord | None
+
+
+class Keys:
+    """The keys of one transaction: read once, so that one decision sees one set."""
+
+    def __init__(self) -> None:
+        store = KeyStore()
+        self.trusted = store.trusted_keys(KeyPurpose.EVIDENCE)
+        self._store = store
+
+    def is_local(self, envelope: Mapping[str, Any]) -> bool:
+        """Say whether this machine's self-made key signed `envelope`."""
+        own = self._store.signing_key()
+        return own.local and any(
+            signature.get("keyid") == own.key_id for signature in envelope.get("signatures", [])
+        )
+
+
+def gather(
+    records: Records,
+    gate: Gate,
+    slot: Slot,
+    *,
+    version: int,
+    incumbent: int | None,
+    content_problem: str | None,
+    keys: Keys,
+) -> Candidate:
+    """Collect the facts about `version` before `slot`.
+
+    Args:
+        incumbent: Version the slot points to now.
+        content_problem: Why the registered content cannot be trusted now, None if it can.
+
+    Raises:
+        IntegrityError: A row was changed past the registry.
+    """
+    record = records.version(gate, version)
+    theirs = None if incumbent is None else records.version(gate, incumbent)
+    evidence = () if record is None else _evidence(records, gate, record, keys)
+    own = () if record is None or record.rules is None else record.rules.requirements(slot)
+    requirements = combine(gate.rules.requirements(slot), own)
+    subject = _subject(gate, slot, version, record, evidence, incumbent, theirs, requirements)
+    request = records.request(gate, version, str(slot))
+    approvals: list[ApprovalFact] = []
+    stale = 0
+    if request is not None and request.state == "open":
+        for answer in records.answers(request.request_id):
+            if answer.subject == subject:
+                approvals.append(
+                    ApprovalFact(answer.user, answer.roles, answer.verified, answer.at)
+                )
+            else:
+                stale += 1
+    facts = GateFacts(
+        name=gate.name,
+        version=version,
+        slot=str(slot),
+        now=records.now,
+        content_digest=None if record is None else record.content_digest,
+        content_problem=content_problem,
+        author=None if record is None else record.author,
+        evidence=evidence,
+        incumbent=None
+        if incumbent is None
+        else IncumbentFacts(
+            version=incumbent,
+            content_digest=None if theirs is None else theirs.content_digest,
+            evidence=() if theirs is None else _evidence(records, gate, theirs, keys),
+        ),
+        policy_tests=None if record is None else record.policy_tests,
+        contracts=_contracts(record, theirs),
+        request_state=None if request is None else request.state,
+        request_reason="" if request is None else request.reason,
+        approvals=tuple(approvals),
+        stale_approvals=stale,
+        stood_hours=_stood(records, gate, record, requirements),
+        allow_unverified=gate.rules.allow_unverified,
+    )
+    return Candidate(facts, requirements, subject, request, record)
+
+
+def read_measures(packed: bytes, digest: str) -> Measures:
+    """Return what a compressed results table says, recomputed.
+
+    Raises:
+        EvidenceError: It is malformed, or not the one with `digest`.
+    """
+    key = (hashlib.sha256(packed).hexdigest(), digest)
+    known = _known.get(key)
+    if known is None:
+        known = _read_measures(packed, digest)
+        while len(_known) >= MAX_KNOWN:
+            _known.pop(next(iter(_known)), None)
+        _known[key] = known
+    return known
+
+
+@dataclass(frozen=True)
+class Measures:
+    """A results table in numbers."""
+
+    metrics: Mapping[str, Measure]
+    passed: Mapping[str, Mapping[str, bool]]
+    cases: int
+    unsafe_calls: int
+
+
+_known: dict[tuple[str, str], Measures] = {}
+"""Results read lately, by the hash of what was read and the digest it fits: never out of date."""
+
+
+def _read_measures(packed: bytes, digest: str) -> Measures:
+    from mlflow_agent_plugin.trust.evidence import compute_metrics, parse_results
+
+    data = unpack(packed)
+    if "sha256:" + hashlib.sha256(data).hexdigest() != digest:
+        raise EvidenceError("the stored results are not the ones that were signed")
+    rows = parse_results(data)
+    metrics = {
+        name: Measure(metric.value, metric.low, metric.n, metric.successes)
+        for name, metric in compute_metrics(rows).items()
+    }
+    passed = {
+        "task_success": {row.case_id: row.success for row in rows},
+        "intent_accuracy": {
+            row.case_id: row.intent == row.expected_intent
+            for row in rows
+            if row.expected_intent is not None
+        },
+        "outcome_accuracy": {
+            row.case_id: row.outcome == row.expected_outcome
+            for row in rows
+            if row.expected_outcome is not None
+        },
+    }
+    return Measures(metrics, passed, len(rows), sum(row.unsafe_calls for row in rows))
+
+
+def unpack(packed: bytes) -> bytes:
+    """Return the bytes of a compressed results table.
+
+    Raises:
+        EvidenceError: They are malformed or unreasonably large.
+    """
+    unpacker = zlib.decompressobj()
+    try:
+        data = unpacker.decompress(packed, MAX_RESULTS_BYTES)
+    except zlib.error as error:
+        raise EvidenceError("the stored results are damaged") from error
+    if unpacker.unconsumed_tail:
+        raise EvidenceError("the stored results are too large")
+    return data
+
+
+def _evidence(
+    records: Records, gate: Gate, record: VersionRecord, keys: Keys
+) -> tuple[SuiteEvidence, ...]:
+    return tuple(
+        _verified(item, record, keys) for item in records.evidence(gate.name, record.agent_digest)
+    )
+
+
+def _verified(item: EvidenceRecord, record: VersionRecord, keys: Keys) -> SuiteEvidence:
+    from mlflow_agent_plugin.trust.evidence import read_evidence, verify_evidence
+
+    try:
+        statement = verify_evidence(
+            item.envelope, keys.trusted, agent_digest=record.agent_digest
+        )
+        signed = read_evidence(statement)
+        measures = read_measures(item.packed, signed.results_digest)
+    except AgentError as error:
+        return SuiteEvidence(
+            suite=item.suite,
+            suite_digest=item.suite_digest,
+            results_digest=item.results_digest,
+            run_id=item.run_id,
+            metrics={},
+            passed={},
+            cases=0,
+            unsafe_calls=0,
+            evaluated_at=item.evaluated_at,
+            problem=error.problem,
+        )
+    return SuiteEvidence(
+        suite=signed.suite,
+        suite_digest=signed.suite_digest,
+        results_digest=signed.results_digest,
+        run_id=signed.run_id,
+        metrics=measures.metrics,
+        passed=measures.passed,
+        cases=measures.cases,
+        unsafe_calls=measures.unsafe_calls,
+        evaluated_at=signed.evaluated_at,
+        local_key=keys.is_local(item.envelope),
+    )
+
+
+def _subject(
+    gate: Gate,
+    slot: Slot,
+    version: int,
+    record: VersionRecord | None,
+    evidence: Sequence[SuiteEvidence],
+    incumbent: int | None,
+    theirs: VersionRecord | None,
+    requirements: Sequence[Any],
+) -> str:
+    return sha256_of_json(
+        {
+            "name": gate.name,
+            "epoch": gate.epoch,
+            "slot": str(slot),
+            "version": version,
+            "content": None if record is None else record.content_digest,
+            "evidence": [
+                [item.suite, item.suite_digest, item.results_digest] for item in evidence
+            ],
+            "incumbent": [incumbent, None if theirs is None else theirs.content_digest],
+            "rules": [item.model_dump(mode="json") for item in requirements],
+        }
+    )
+
+
+def _contracts(record: VersionRecord | None, theirs: VersionRecord | None) -> ContractsFact | None:
+    from mlflow_agent_plugin.package.compatibility import ContractStatus, compare_all
+    from mlflow_agent_plugin.package.contract import ToolContract
+
+    if record is None or theirs is None:
+        return None
+    try:
+        changes = compare_all(
+            {name: ToolContract.model_validate(item) for name, item in theirs.contracts.items()},
+            {name: ToolContract.model_validate(item) for name, item in record.contracts.items()},
+        ).values()
+    except ValueError as error:
+        return ContractsFact(problem=f"a stored contract is malformed ({type(error).__name__})")
+    return ContractsFact(
+        breaking=tuple(
+            f"{change.tool}: {change.reasons[0] if change.reasons else 'changed'}"
+            for change in changes
+            if change.needs_major
+        ),
+        changed=sum(change.status is not ContractStatus.SAME for change in changes),
+    )
+
+
+def _stood(
+    records: Records, gate: Gate, record: VersionRecord | None, requirements: Sequence[Any]
+) -> dict[str, float]:
+    """Return for how long this content has stood in each slot, without a break, up to now."""
+    if record is None or not any(isinstance(item, SoakRequirement) for item in requirements):
+        return {}
+    since: dict[str, Any] = {}
+    for entry in records.history(gate.name):
+        if entry.epoch == gate.epoch and entry.content_digest == record.content_digest:
+            since.setdefault(entry.slot, entry.at)
+        else:
+            since.pop(entry.slot, None)
+    return {
+        slot: (records.now - at).total_seconds() / 3600 for slot, at in since.items()
+    }
