@@ -1,15 +1,11 @@
-"""The intent model: what a message is about, and how sure that is.
+"""The intent model: what a message is about, how sure that is, and its files.
 
 Rules:
-- Features are TF-IDF of words (1-2) and of characters within words (2-4); the classifier is
-  multinomial logistic regression.
-- The confidence of an intent is its share in a softmax over all intents and one more, "none of
-  these", whose score is constant. The scale of the scores and that constant are fitted on training
-  examples held back from the first fit; no test data enters. So confidence is a probability that
-  can be compared between messages, and messages about something else get little of it.
-- Same examples, same seed, same library versions: the same files, byte for byte.
+- Confidence is a probability that can be compared between messages; messages about something else
+  get little of it (see `features.confidence_from`).
 - A model is three files that are only ever read as data (JSON, and numpy arrays without pickle):
   ``card.json``, ``vocabulary.json``, ``weights.npz``. Why not skops: docs/adr/planner-files.md.
+- The card names the digests of the other two: files of two models never mix.
 """
 
 from __future__ import annotations
@@ -28,14 +24,16 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_agent_plugin.errors import PlannerError
 from mlflow_agent_plugin.foundation.planner.card import PlannerCard
+from mlflow_agent_plugin.foundation.planner.features import (
+    compute_features,
+    confidence_from,
+    make_vectorizers,
+)
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-    from scipy.sparse import csr_matrix
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    Floats = NDArray[np.float32]
+    from mlflow_agent_plugin.foundation.planner.features import Floats
 
 CARD_FILE = "card.json"
 VOCABULARY_FILE = "vocabulary.json"
@@ -43,14 +41,7 @@ WEIGHTS_FILE = "weights.npz"
 PLANNER_FILES = (CARD_FILE, VOCABULARY_FILE, WEIGHTS_FILE)
 """The files of a trained planner."""
 
-MAX_CHARS = 10_000
-"""Characters of a message that are looked at; what a message is about shows earlier."""
-
 _MAX_WEIGHTS_BYTES = 512 * 1024**2
-_INVERSE_REGULARISATION = 20.0
-_HELD_BACK = 0.2
-_FEWEST_HELD_BACK = 20
-_BACKGROUND_QUANTILE = 0.02
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +72,7 @@ class TrainedPlanner:
 
         A row sums to less than 1: the rest is "none of these".
         """
-        return _shares(self._scores(texts), self.card.scale, self.card.background)
+        return confidence_from(self._scores(texts), self.card.scale, self.card.background)
 
     def predict(self, texts: Sequence[str]) -> list[tuple[str, float]]:
         """Return the best intent of each text with its confidence in [0, 1]."""
@@ -101,13 +92,13 @@ class TrainedPlanner:
     def _scores(self, texts: Sequence[str]) -> Floats:
         import numpy as np
 
-        features = _features(self._vectorizers, texts)
+        features = compute_features(self._vectorizers, texts)
         scores = features @ self.coefficients.T + self.intercepts
         return np.asarray(scores, dtype=np.float32)
 
     @cached_property
     def _vectorizers(self) -> tuple[TfidfVectorizer, TfidfVectorizer]:
-        vectorizers = _make_vectorizers(self.vocabularies)
+        vectorizers = make_vectorizers(self.vocabularies)
         start = 0
         for vectorizer, vocabulary in zip(vectorizers, self.vocabularies, strict=True):
             vectorizer.idf_ = self.idf[start : start + len(vocabulary)]
@@ -257,185 +248,6 @@ class TrainedPlanner:
             if arrays[name].shape != shape:
                 raise ValueError(f"{name} has shape {arrays[name].shape}, expected {shape}")
         return cls(card, vocabularies, **arrays)
-
-
-def train_planner(
-    texts: Sequence[str],
-    labels: Sequence[str],
-    *,
-    seed: int = 0,
-    data: Mapping[str, Any] | None = None,
-) -> TrainedPlanner:
-    """Train an intent model.
-
-    Args:
-        texts: What users say.
-        labels: The intent of each; examples of no intent are labelled ``out_of_scope``.
-        seed: Chooses which examples are held back to fit the confidence.
-        data: Where the examples come from, for the card.
-
-    Raises:
-        PlannerError: There are fewer than two intents, an empty text or label, or unequal lengths.
-    """
-    from threadpoolctl import threadpool_limits
-
-    _check_examples(texts, labels)
-    with threadpool_limits(1):  # more threads only spin here: twice the CPU for the same time
-        return _train(texts, labels, seed=seed, data=dict(data or {}))
-
-
-def _train(
-    texts: Sequence[str], labels: Sequence[str], *, seed: int, data: dict[str, Any]
-) -> TrainedPlanner:
-    import numpy as np
-    import sklearn
-    from sklearn.linear_model import LogisticRegression
-
-    classes = tuple(sorted(set(labels)))
-    numbers = {label: index for index, label in enumerate(classes)}
-    targets = np.array([numbers[label] for label in labels])
-    vectorizers = _make_vectorizers(None)
-    # The vectorisers see all training texts but no label; so one feature space serves both fits.
-    for vectorizer in vectorizers:
-        vectorizer.fit([text[:MAX_CHARS] for text in texts])
-    features = _features(vectorizers, texts)
-    model = LogisticRegression(C=_INVERSE_REGULARISATION, max_iter=500, warm_start=True)
-
-    kept, held = _hold_back(targets, seed)
-    scale, background, held_accuracy = 1.0, None, None
-    if len(held) >= _FEWEST_HELD_BACK:
-        model.fit(features[kept], targets[kept])
-        scores = features[held] @ _weights(model)[0].T + _weights(model)[1]
-        scale = _fit_scale(scores, targets[held])
-        background = float(np.quantile(scores.max(axis=1), _BACKGROUND_QUANTILE))
-        held_accuracy = (int((scores.argmax(axis=1) == targets[held]).sum()), len(held))
-    model.fit(features, targets)  # starts from the first fit: half the iterations
-
-    coefficients, intercepts = _weights(model)
-    vocabularies = tuple(list(v.get_feature_names_out()) for v in vectorizers)
-    card = PlannerCard(
-        classes=classes,
-        n_train=len(texts),
-        n_features=features.shape[1],
-        seed=seed,
-        scale=scale,
-        background=background,
-        sklearn_version=sklearn.__version__,
-        data=data,
-    )
-    if held_accuracy is not None:
-        card = card.with_accuracy("held_back", *held_accuracy)
-    return TrainedPlanner(
-        card,
-        (vocabularies[0], vocabularies[1]),
-        idf=np.concatenate([v.idf_ for v in vectorizers]).astype(np.float32),
-        coefficients=coefficients.astype(np.float32),
-        intercepts=intercepts.astype(np.float32),
-    )
-
-
-def _check_examples(texts: Sequence[str], labels: Sequence[str]) -> None:
-    if len(texts) != len(labels):
-        raise PlannerError(f"there are {len(texts)} texts and {len(labels)} labels")
-    for index, (text, label) in enumerate(zip(texts, labels, strict=True)):
-        if not isinstance(text, str) or not text.strip():
-            raise PlannerError("the text is empty", where=f"example {index + 1}")
-        if not isinstance(label, str) or not label.strip():
-            raise PlannerError("the label is empty", where=f"example {index + 1}")
-    if len(set(labels)) < 2:
-        raise PlannerError(
-            f"a planner needs at least two intents, the examples have {len(set(labels))}",
-            hint="Give more labelled examples.",
-        )
-
-
-def _make_vectorizers(
-    vocabularies: tuple[list[str], list[str]] | None,
-) -> tuple[TfidfVectorizer, TfidfVectorizer]:
-    import numpy as np
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
-    words, characters = (None, None) if vocabularies is None else vocabularies
-    return (
-        TfidfVectorizer(
-            ngram_range=(1, 2),
-            token_pattern=r"(?u)\b\w+\b",  # noqa: S106 - not a password; one-letter words count
-            sublinear_tf=True,
-            dtype=np.float32,
-            vocabulary=words,
-        ),
-        TfidfVectorizer(
-            analyzer="char_wb",
-            ngram_range=(2, 4),
-            sublinear_tf=True,
-            dtype=np.float32,
-            vocabulary=characters,
-        ),
-    )
-
-
-def _features(
-    vectorizers: tuple[TfidfVectorizer, TfidfVectorizer], texts: Sequence[str]
-) -> csr_matrix:
-    from scipy.sparse import hstack
-
-    cut = [text[:MAX_CHARS] for text in texts]
-    return hstack([vectorizer.transform(cut) for vectorizer in vectorizers], format="csr")
-
-
-def _weights(model: Any) -> tuple[Any, Any]:
-    import numpy as np
-
-    if model.coef_.shape[0] > 1:
-        return model.coef_, model.intercept_
-    # two classes share one row; a softmax over halves of it is the same sigmoid
-    return (
-        np.vstack([-model.coef_[0], model.coef_[0]]) / 2,
-        np.array([-model.intercept_[0], model.intercept_[0]]) / 2,
-    )
-
-
-def _hold_back(targets: Any, seed: int) -> tuple[Any, Any]:
-    """Split the examples by class; every class keeps at least one for the fit."""
-    import numpy as np
-
-    generator = np.random.default_rng(seed)
-    held: list[int] = []
-    for target in np.unique(targets):
-        members = generator.permutation(np.flatnonzero(targets == target))
-        held.extend(members[: min(round(len(members) * _HELD_BACK), len(members) - 1)])
-    mask = np.zeros(len(targets), dtype=bool)
-    mask[held] = True
-    if len(np.unique(targets[~mask])) < 2:
-        mask[:] = False
-    return np.flatnonzero(~mask), np.flatnonzero(mask)
-
-
-def _fit_scale(scores: Any, targets: Any) -> float:
-    """Return the factor on the scores that gives held-back examples the highest likelihood.
-
-    Source: Guo et al. 2017, On Calibration of Modern Neural Networks (temperature scaling).
-    """
-    import numpy as np
-
-    rows = np.arange(len(targets))
-
-    def loss(factor: float) -> float:
-        shares = _shares(scores, factor, None)[rows, targets]
-        return float(-np.log(shares + 1e-12).mean())
-
-    return min((round(factor, 2) for factor in np.arange(0.5, 4.01, 0.05)), key=loss)
-
-
-def _shares(scores: Any, scale: float, background: float | None) -> Floats:
-    import numpy as np
-
-    scaled = np.asarray(scores, dtype=np.float64) * scale
-    none = -np.inf if background is None else background * scale
-    top = np.maximum(scaled.max(axis=1, keepdims=True), none)
-    raised = np.exp(scaled - top)
-    total = raised.sum(axis=1, keepdims=True) + np.exp(none - top)
-    return np.asarray(raised / total, dtype=np.float32)
 
 
 def _read_vocabularies(content: bytes) -> tuple[list[str], list[str]]:

@@ -1,0 +1,207 @@
+"""One way to a chat model, whatever plans: the local planner, a script, or a provider.
+
+Rules:
+- What comes back is a LangChain chat model; the graph does not know which.
+- Keys come from the provider's own environment variables, never from the manifest: a setting that
+  looks like a key is refused before anything is built.
+- The local planner's files are read through the bundle, so each is checked against its digest, and
+  only as data.
+- Fallbacks are tried in order when a model fails; each is bound to the same tools.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, cast
+
+from mlflow_agent_plugin.errors import AgentError, ConfigError, PlannerError
+from mlflow_agent_plugin.package.manifest import MANIFEST_FILE
+
+if TYPE_CHECKING:
+    from langchain_core.language_models.chat_models import BaseChatModel
+
+    from mlflow_agent_plugin.foundation.planner.intent_model import TrainedPlanner
+    from mlflow_agent_plugin.package.bundle import Bundle
+    from mlflow_agent_plugin.package.manifest import ModelSpec
+
+LOCAL = "local"
+SCRIPTED = "scripted"
+
+PLANNER_DIR = "planner"
+"""Folder of the trained planner below the model's path."""
+
+_SECRET_NAME = re.compile(
+    r"(^|[_-])(key|secret|password|passwd|passphrase|credentials?|token|authorization|bearer)$",
+    re.IGNORECASE,
+)
+_JOINED_SECRET_NAME = re.compile(
+    r"(apikey|accesskey|secretkey|accesstoken|authtoken)$", re.IGNORECASE
+)
+_SECRET_VALUE = re.compile(
+    r"^(sk-|sk_|gsk_|xai-|hf_|gh[pousr]_|github_pat_|xox[abprs]-|AIza|AKIA|ASIA)[\w-]{12,}$"
+    r"|^(bearer|basic)\s+\S{8,}$|^[a-z][a-z0-9+.-]*://[^/\s:@]*:[^/\s@]+@",
+    re.IGNORECASE,
+)
+_RESERVED = {
+    "model": "name",
+    "model_name": "name",
+    "model_provider": "provider",
+    "configurable_fields": "settings",
+    "config_prefix": "settings",
+}
+_EXTRAS = {"openai": "mlflow-agent-plugin[openai]"}
+
+
+def build_chat_model(spec: ModelSpec, bundle: Bundle) -> BaseChatModel:
+    """Build the chat model a manifest describes.
+
+    Args:
+        spec: The manifest's ``model``.
+        bundle: The agent; its prompts and files serve the local planner.
+
+    Raises:
+        ConfigError: The provider is unknown, not installed or lacks its key, or a setting is
+            refused.
+        PlannerError: The local planner's playbook or trained files are missing or malformed.
+    """
+    model = _build_one(spec, bundle, place="model")
+    fallbacks = [
+        _build_one(fallback, bundle, place=f"model.fallbacks[{index}]")
+        for index, fallback in enumerate(spec.fallbacks)
+    ]
+    if not fallbacks:
+        return model
+    # RunnableWithFallbacks passes bind_tools and everything else on to each of its models.
+    return cast("BaseChatModel", model.with_fallbacks(fallbacks))
+
+
+def _build_one(spec: ModelSpec, bundle: Bundle, *, place: str) -> BaseChatModel:
+    where = f"{bundle.shown(MANIFEST_FILE)}: {place}"
+    if spec.fallbacks and place != "model":
+        raise ConfigError(
+            "a fallback has fallbacks of its own",
+            where=f"{where}.fallbacks",
+            hint="List them all, in order, under model.fallbacks.",
+        )
+    _refuse_secrets(spec.settings, f"{where}.settings")
+    if spec.provider == LOCAL:
+        return _build_local(spec, bundle, where)
+    if spec.provider == SCRIPTED:
+        from mlflow_agent_plugin.foundation.scripted import build_scripted
+
+        return build_scripted(spec, where=f"{where}.settings")
+    return _build_provider(spec, where)
+
+
+def _refuse_secrets(value: Any, where: str) -> None:
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            at = f"{where}.{name}"
+            if _SECRET_NAME.search(str(name)) or _JOINED_SECRET_NAME.search(str(name)):
+                raise ConfigError(
+                    "a secret does not belong in the manifest",
+                    where=at,
+                    hint="Remove it and set the provider's environment variable, for example "
+                    "OPENAI_API_KEY.",
+                )
+            _refuse_secrets(item, at)
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            _refuse_secrets(item, f"{where}[{index}]")
+    elif isinstance(value, str) and _SECRET_VALUE.search(value.strip()):
+        raise ConfigError(
+            "the value looks like a key or password",
+            where=where,
+            hint="Remove it and set the provider's environment variable, for example "
+            "OPENAI_API_KEY.",
+        )
+
+
+def _build_local(spec: ModelSpec, bundle: Bundle, where: str) -> BaseChatModel:
+    from mlflow_agent_plugin.foundation.planner.chat_model import LocalPlanner
+    from mlflow_agent_plugin.foundation.planner.engine import PlannerEngine
+    from mlflow_agent_plugin.foundation.planner.intent_model import PLANNER_FILES
+    from mlflow_agent_plugin.foundation.planner.playbook import PLAYBOOK_FILE
+    from mlflow_agent_plugin.foundation.planner.reading import load_playbook
+
+    if spec.path is None:
+        raise ConfigError(
+            "the local planner needs the folder of its playbook",
+            where=f"{where}.path",
+            hint="Write `path: model`.",
+        )
+    if spec.settings:
+        raise ConfigError(
+            "the local planner has no settings",
+            where=f"{where}.settings",
+            hint=f"Put thresholds and plans into {spec.path}/{PLAYBOOK_FILE}.",
+        )
+    path = f"{spec.path}/{PLAYBOOK_FILE}"
+    if path not in bundle.locations:
+        raise PlannerError(
+            "the local planner has no playbook",
+            where=bundle.shown(path),
+            hint="Write one; see docs/reference/playbook.md.",
+        )
+    playbook = load_playbook(
+        bundle.read_text(path),
+        tools=bundle.manifest.usable_tools(),
+        prompts={name: prompt.variables for name, prompt in bundle.prompts.items()},
+        where=bundle.shown(path),
+    )
+    folder = f"{spec.path}/{PLANNER_DIR}"
+    names = [name for name in PLANNER_FILES if f"{folder}/{name}" in bundle.locations]
+    files = tuple((name, bundle.read_bytes(f"{folder}/{name}")) for name in names)
+    trained = _load_trained(files, bundle.shown(folder))
+    return LocalPlanner(
+        engine=PlannerEngine(playbook, trained.rank),
+        prompts=bundle.prompts,
+        model_name=spec.name,
+    )
+
+
+@lru_cache(maxsize=4)
+def _load_trained(files: tuple[tuple[str, bytes], ...], where: str) -> TrainedPlanner:
+    """Read a planner; equal bytes are read once per process (a planner never changes)."""
+    from mlflow_agent_plugin.foundation.planner.intent_model import TrainedPlanner
+
+    return TrainedPlanner.from_files(dict(files), where=where)
+
+
+def _build_provider(spec: ModelSpec, where: str) -> BaseChatModel:
+    from langchain.chat_models import init_chat_model
+
+    for name, field in _RESERVED.items():
+        if name in spec.settings:
+            raise ConfigError(
+                f"{name} is not a setting",
+                where=f"{where}.settings.{name}",
+                hint=f"Use the field {field} of the manifest's model.",
+            )
+    try:
+        model = init_chat_model(spec.name, model_provider=spec.provider, **spec.settings)
+    except ImportError as error:
+        package = _EXTRAS.get(spec.provider) or getattr(error, "name", None)
+        install = package or f"langchain-{spec.provider.replace('_', '-')}"
+        raise ConfigError(
+            f"provider {spec.provider!r} is not installed",
+            where=f"{where}.provider",
+            hint=f"Install it: pip install '{install}'.",
+        ) from error
+    except AgentError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"provider {spec.provider!r} cannot be used: {_first_line(error)}",
+            where=where,
+            hint="Check provider, name and settings, and that the provider's key is in the "
+            "environment; see docs/how-to/use-an-llm-provider.md.",
+        ) from error
+    return cast("BaseChatModel", model)
+
+
+def _first_line(error: Exception) -> str:
+    text = next(iter(str(error).strip().splitlines()), "")
+    return f"{type(error).__name__}: {text[:300]}"
