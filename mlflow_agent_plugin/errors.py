@@ -55,8 +55,10 @@ def _rebuild(
 def as_mlflow(error: AgentError) -> MlflowException:
     """Return the `MlflowException` a client of MLflow should see for `error`."""
     from mlflow.exceptions import MlflowException  # noqa: PLC0415 - import cost
+    from mlflow.protos.databricks_pb2 import ErrorCode  # noqa: PLC0415
 
-    return MlflowException(str(error), error_code=error.error_code)
+    # By number: a name is not accepted there and would turn every error into an internal one.
+    return MlflowException(str(error), error_code=ErrorCode.Value(error.error_code))
 
 
 # --- The author's bundle -------------------------------------------------------------------------
