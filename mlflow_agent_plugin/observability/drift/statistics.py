@@ -19,6 +19,7 @@ from mlflow_agent_plugin.errors import DriftInputError
 
 _BINS = 10
 _SMALLEST_EXPECTED = 5.0
+_SMALL = 50
 
 Counts = NDArray[np.float64]
 
@@ -44,7 +45,8 @@ def kolmogorov_smirnov_p(reference: Any, current: Any) -> float:
 
     _require(reference, current)
     first, second = np.asarray(reference, float), np.asarray(current, float)
-    return float(ks_2samp(first, second, method="asymp").pvalue)
+    method = "exact" if max(len(first), len(second)) < _SMALL else "asymp"
+    return float(ks_2samp(first, second, method=method).pvalue)
 
 
 def low_tail_p(reference: Any, current: Any) -> float:
@@ -63,10 +65,10 @@ def low_tail_p(reference: Any, current: Any) -> float:
     _require(reference, current)
     first, second = np.asarray(reference, float), np.asarray(current, float)
     n, m = len(first), len(second)
+    if np.ptp(np.concatenate([first, second])) == 0:
+        return 1.0
     scores = -np.log(rankdata(np.concatenate([first, second])) / (n + m + 1))
     spread = scores.var() * n / (m * (n + m - 1))
-    if spread == 0:
-        return 1.0
     return float(2 * norm.sf(abs(scores[n:].mean() - scores.mean()) / np.sqrt(spread)))
 
 
