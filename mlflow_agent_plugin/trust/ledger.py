@@ -254,8 +254,11 @@ class EffectLedger:
 
 # Built once: building a statement costs more than running it.
 _INSERT = {
-    "sqlite": sqlite_insert(effects).on_conflict_do_nothing().inline(),
-    "postgresql": postgres_insert(effects).on_conflict_do_nothing().inline(),
+    name: make(effects)
+    .on_conflict_do_nothing()
+    .inline()
+    .execution_options(preserve_rowcount=True)  # else it is not known for inserts
+    for name, make in (("sqlite", sqlite_insert), ("postgresql", postgres_insert))
 }
 _SELECT = select(effects).where(effects.c.effect_key == bindparam("for_key"))
 _END = (
