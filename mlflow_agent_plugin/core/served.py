@@ -17,7 +17,7 @@ from mlflow_agent_plugin.core.responses import parse_request, response_of, strea
 from mlflow_agent_plugin.core.runtime import AgentRuntime
 from mlflow_agent_plugin.entities import Actor, AgentRequest
 from mlflow_agent_plugin.errors import AgentError, RequestError, as_mlflow
-from mlflow_agent_plugin.trust import KeyStore, actor_from_token, local_actor
+from mlflow_agent_plugin.trust import KeyPurpose, KeyStore, actor_from_token, local_actor
 
 if TYPE_CHECKING:
     from mlflow_agent_plugin.package import Bundle
@@ -80,7 +80,8 @@ class ServedAgent:
     def _actor(self, token: str | None) -> Actor:
         if token is None:
             return local_actor(self._settings)
-        return actor_from_token(token, KeyStore(self._settings.key_dir).trusted_keys())
+        trusted = KeyStore(self._settings.key_dir).trusted_keys(KeyPurpose.ACTORS)
+        return actor_from_token(token, trusted)
 
 
 class _Boundary:

@@ -37,7 +37,7 @@ _MODULES = {
         "verify_evidence",
         "write_results",
     ),
-    "identity": ("actor_from_token", "issue_token", "local_actor"),
+    "identity": ("actor_from_token", "issue_token", "local_actor", "parse_actor"),
     "keys": ("KeyPurpose", "KeyStore", "SigningKey"),
     "ledger": ("Claim", "ClaimStatus", "EffectLedger"),
     "policy": ("CedarPolicyEngine", "PolicyEngine", "check_policies", "run_policy_tests"),

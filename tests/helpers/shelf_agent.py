@@ -165,7 +165,7 @@ def call(tool, item, call_id="c1", **more):
 
 
 def say(text):
-    return {"content": text}
+    return {"text": text}
 
 
 def write_bundle(root: Path, replies: list, *, folder: Path, graph: str = GRAPH_PY) -> Path:

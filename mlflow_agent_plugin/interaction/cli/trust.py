@@ -220,14 +220,11 @@ def key_show(as_json: bool) -> None:  # noqa: FBT001
 @click.option("--ttl-seconds", default=3600, show_default=True, type=click.IntRange(1))
 def key_token(actor_text: str, ttl_seconds: int) -> None:
     """Issue a signed actor token for `custom_inputs.actor_token`."""
-    from dataclasses import replace
-
     from mlflow_agent_plugin.config import Settings
-    from mlflow_agent_plugin.trust import KeyStore, issue_token, local_actor
+    from mlflow_agent_plugin.trust import KeyStore, issue_token, parse_actor
 
-    settings = replace(Settings.from_env(), actor=actor_text)
-    signing = KeyStore(settings.key_dir).signing_key()
-    click.echo(issue_token(local_actor(settings), signing, ttl_seconds))
+    signing = KeyStore(Settings.from_env().key_dir).signing_key()
+    click.echo(issue_token(parse_actor(actor_text), signing, ttl_seconds))
 
 
 COMMANDS = (approvals, audit, key)
