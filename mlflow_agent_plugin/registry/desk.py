@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlflow_agent_plugin.entities import Actor
-from mlflow_agent_plugin.errors import ApprovalError, GateRefusedError, RequestError
+from mlflow_agent_plugin.errors import GateRefusedError, RequestError
 from mlflow_agent_plugin.registry.content import AgentContent
 from mlflow_agent_plugin.registry.facts import GateFacts
 from mlflow_agent_plugin.registry.gate import evaluate
@@ -157,7 +157,7 @@ class Desk:
         self._protected_or_refuse(slot)
         self._known(version)
         if self.pointers.of(slot) == version:
-            raise ApprovalError(f"{slot} points to version {version} already")
+            raise RequestError(f"{slot} points to version {version} already")
         for other in self.records.open_requests(self.gate, str(slot)):
             if other.version == version:
                 self.show(version)
@@ -189,7 +189,7 @@ class Desk:
         _, candidate = self.examine(slot, version)
         request = candidate.request
         if request is None or request.state != "open":
-            raise ApprovalError(
+            raise RequestError(
                 f"there is no open request to point {slot} to version {version}",
                 hint="Open one with request_promotion.",
             )
@@ -200,7 +200,7 @@ class Desk:
         role = self.gate.rules.reviewer_role if rule is None else rule.role
         self._needs_role(by, role, "approve")
         if rule is not None and rule.not_author and _same(by.user, candidate.facts.author):
-            raise ApprovalError(
+            raise GateRefusedError(
                 f"{by.user} registered version {version} and cannot approve it",
                 hint="Ask somebody else.",
             )
@@ -227,7 +227,7 @@ class Desk:
         self._protected_or_refuse(slot)
         request = self.records.request(self.gate, version, str(slot))
         if request is None or request.state != "open":
-            raise ApprovalError(
+            raise RequestError(
                 f"there is no open request to point {slot} to version {version}"
             )
         if state == "rejected" or not _same(by.user, request.requested_by):
