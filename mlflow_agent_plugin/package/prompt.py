@@ -45,6 +45,7 @@ class Prompt:
             raise PromptError("the prompt is empty", where=self.path, hint="Write the prompt.")
         try:
             tree = _environment().parse(template)
+            variables = find_undeclared_variables(tree)
         except (TemplateSyntaxError, RecursionError) as error:
             line = getattr(error, "lineno", 1)
             what = getattr(error, "message", None) or "nested too deeply"
@@ -60,7 +61,7 @@ class Prompt:
                 where=f"{self.path}:{node.lineno}",
                 hint="Put the text here, or pass it as a variable.",
             )
-        self.variables = frozenset(find_undeclared_variables(tree) - set(_environment().globals))
+        self.variables = frozenset(variables - set(_environment().globals))
 
     def require(self, provided: Iterable[str], *, by: str | None = None) -> None:
         """Check that `provided` names every variable of the template.

@@ -327,7 +327,7 @@ def test_python_with_a_nul_byte_is_refused(write):
 
 def test_loading_runs_no_code_of_the_bundle(write, tmp_path):
     trap = f"open({str(tmp_path / 'ran')!r}, 'w')\n"
-    root = write({name: trap for name in ("conftest.py", "sitecustomize.py", "__init__.py")})
+    root = write(dict.fromkeys(("conftest.py", "sitecustomize.py", "__init__.py"), trap))
     load_bundle(root)
     assert not (tmp_path / "ran").exists()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 import tempfile
@@ -35,6 +37,17 @@ def test_the_digest_of_a_known_bundle_is_what_it_was_on_every_machine(write):
     assert compute_digest(write()).value == (
         "sha256:8c808d85acef1b6d71fec1cbd14238921b1a8589dba9ff6103647e41597faaaf"
     )
+
+
+def test_the_value_can_be_recomputed_with_the_standard_library_alone(write, files):
+    listed = []
+    for path in sorted(files):
+        data = files[path] if isinstance(files[path], bytes) else files[path].encode()
+        digest = hashlib.sha256(data).hexdigest()
+        listed.append({"path": path, "sha256": digest, "size": len(data)})
+    text = json.dumps(listed, separators=(",", ":"), sort_keys=True)
+    expected = "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+    assert compute_digest(write()).value == expected
 
 
 @pytest.mark.parametrize(

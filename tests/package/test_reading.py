@@ -144,11 +144,11 @@ def test_what_json_can_say_is_read_back_unchanged(value):
 @given(st.text(max_size=200))
 def test_no_text_at_all_escapes_as_another_error(text):
     try:
-        document = parse_yaml(text, name="f")
+        data = parse_yaml(text, name="f").data
     except AgentError as error:
-        assert "\n" not in str(error)
-    else:
-        json.dumps(document.data, allow_nan=False)
+        data = str(error).splitlines()
+        assert len(data) == 1  # noqa: PT017 - either way is right
+    json.dumps(data, allow_nan=False)
 
 
 def test_the_fast_parser_is_used_where_it_is_installed():
