@@ -1,7 +1,8 @@
 """Decides the planner's next move; pure: no I/O, no clock, no langchain.
 
 Rules:
-1. Words of a shortcut name their intent, whatever else is going on.
+1. Words of a shortcut name their intent, whatever else is going on; only a shortcut for whole
+   messages gives way to the answer to a question ("no thanks").
 2. An answer to a question is tried on that question first; a confident new intent is a new task.
 3. Confidence below the threshold, or too small a lead, is asked back, offering the best intents.
    After `escalate_after` such turns in a row a human takes over, if the playbook says how.
@@ -34,6 +35,7 @@ from mlflow_agent_plugin.foundation.planner.playbook import (
     OUT_OF_SCOPE,
     Plan,
     Playbook,
+    Shortcut,
     Step,
 )
 from mlflow_agent_plugin.foundation.planner.slots import find_slot, find_slots
@@ -84,10 +86,17 @@ class PlannerEngine:
         pending = state.pending
         state = _with(state, turn=state.turn + 1, text=text, pending=None, reason=None)
         shortcut = self._shortcut(text)
-        if shortcut is not None:
-            return self._start(state, shortcut, 1.0, (), text, today=today)
+        answered = (
+            None
+            if pending is None or pending.kind != "slot"
+            else self._slot_value(pending.name, text, today)
+        )
+        if shortcut is not None and (
+            answered is None or not shortcut.whole_message or self._takes_anything(pending)
+        ):
+            return self._start(state, shortcut.intent, 1.0, (), text, today=today)
         if pending is not None and pending.kind == "slot":
-            return self._hear_slot(state, pending, results=results, today=today)
+            return self._hear_slot(state, pending, answered, results=results, today=today)
         if pending is not None and pending.kind == "intent":
             return self._hear_choice(state, pending, today=today)
         return self._understand(state, text, today=today)
@@ -136,21 +145,33 @@ class PlannerEngine:
 
     # --- Understanding --------------------------------------------------------------------------
 
-    def _shortcut(self, text: str) -> str | None:
+    def _shortcut(self, text: str) -> Shortcut | None:
         words = fold(text)
         for shortcut in self.playbook.shortcuts:
             for phrase in shortcut.phrases:
                 spans = find_phrase(words, phrase)
                 if spans and (not shortcut.whole_message or spans == [(0, len(words))]):
-                    return shortcut.intent
+                    return shortcut
         return None
 
+    def _slot_value(self, name: str, text: str, today: date) -> Any:
+        slot = self.playbook.slots.get(name)
+        return None if slot is None else find_slot(slot, text, today=today, asked=True)
+
+    def _takes_anything(self, pending: Pending | None) -> bool:
+        slot = None if pending is None else self.playbook.slots.get(pending.name)
+        return slot is not None and slot.kind == "text"
+
     def _hear_slot(
-        self, state: PlannerState, pending: Pending, *, results: Mapping[str, Any], today: date
+        self,
+        state: PlannerState,
+        pending: Pending,
+        value: Any,
+        *,
+        results: Mapping[str, Any],
+        today: date,
     ) -> Move:
-        slot = self.playbook.slots.get(pending.name)
         plan = self.playbook.plan_for(state.intent)
-        value = None if slot is None else find_slot(slot, state.text, today=today, asked=True)
         if value is not None:
             others = find_slots(self.playbook.slots, state.text, today=today, skip={pending.name})
             slots = {**state.slots, **others, pending.name: value}
