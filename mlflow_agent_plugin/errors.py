@@ -134,7 +134,7 @@ class ToolCallError(AgentError):
 class ApprovalError(AgentError):
     """An approval does not exist, expired, was answered, or is not this person's to give."""
 
-    error_code = "INVALID_STATE"
+    error_code = "RESOURCE_CONFLICT"
 
 
 # --- Governance says no --------------------------------------------------------------------------
@@ -212,7 +212,7 @@ class DriftInputError(AgentError):
 class PipelineError(AgentError):
     """A pipeline stage failed, or another run holds the pipeline."""
 
-    error_code = "INVALID_STATE"
+    error_code = "RESOURCE_CONFLICT"
 
 
 # --- The agent at run time -----------------------------------------------------------------------
