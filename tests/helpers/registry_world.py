@@ -36,6 +36,7 @@ class World:
         self.folder = folder
         self.registry_uri = registry_uri
         self.client = MlflowClient(registry_uri=registry_uri)
+        self.runs_location: str | None = (folder / "runs").as_uri()
 
     @property
     def store(self):
@@ -121,7 +122,7 @@ class World:
             experiment.experiment_id
             if experiment
             else self.client.create_experiment(
-                "evaluations", artifact_location=(self.folder / "runs").as_uri()
+                "evaluations", artifact_location=self.runs_location
             )
         )
         run_id = self.client.create_run(experiment_id).info.run_id
