@@ -26,7 +26,7 @@ from enum import Enum
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from sqlalchemy import Connection, inspect, select, text
+from sqlalchemy import Connection, select, text
 
 from mlflow_agent_plugin.store.engine import Store
 from mlflow_agent_plugin.store.tables import audit_checkpoints, audit_events
@@ -42,6 +42,7 @@ from mlflow_agent_plugin.trust.keys import KeyPurpose, KeyStore, verify_signatur
 
 _AT_END = 2**63 - 1
 MAX_PROBLEMS = 100
+_NULLABLE = frozenset(column.name for column in audit_events.columns if column.nullable)
 
 
 class AuditDefect(str, Enum):
@@ -149,7 +150,7 @@ def verify_audit(
     """
     keys = KeyStore().trusted_keys(KeyPurpose.AUDIT) if trusted_keys is None else trusted_keys
     with store.read() as connection:
-        check = _Check(keys)
+        check = AuditCheck(keys)
         checkpoints = connection.execution_options(yield_per=1000).execute(
             select(audit_checkpoints).order_by(audit_checkpoints.c.number)
         )
@@ -162,20 +163,41 @@ def verify_audit(
         )
         check.read_events(row._mapping for row in events)  # noqa: SLF001
         if store.dialect == "sqlite":
-            check.check_row_numbers(connection)
+            given = _rows_given(connection)
+            if given is not None:
+                check.check_rows_given(given)
     return check.result()
 
 
-def _is_plain(row: Mapping[Any, Any], numbers: tuple[str, ...]) -> bool:
-    """Say whether a row has the types its columns say; SQLite itself does not insist."""
-    return all(
-        isinstance(value, int) if name in numbers else value is None or isinstance(value, str)
-        for name, value in row.items()
-    )
+def _rows_given(connection: Connection) -> int | None:
+    # SQLite hands out every row number once, and takes it back with a rolled-back transaction.
+    row = connection.execute(
+        text("SELECT seq FROM sqlite_sequence WHERE name = :name"), {"name": audit_events.name}
+    ).first()
+    return int(row[0]) if row is not None and isinstance(row[0], int) else None
 
 
-class _Check:
-    """Reads checkpoints in order of number, then events in order of writer and sequence."""
+def _is_typed(row: Mapping[Any, Any], numbers: tuple[str, ...]) -> bool:
+    """Say whether a row has the types its columns say; SQLite does not insist on them."""
+    for name, value in row.items():
+        if name in numbers:
+            usable = isinstance(value, int) and not isinstance(value, bool)
+        else:
+            usable = isinstance(value, str) or (value is None and name in _NULLABLE)
+        if not usable:
+            return False
+    return True
+
+
+class AuditCheck:
+    """The check itself, on rows from wherever: no I/O.
+
+    Give it the checkpoints first, in order of number, then the events, in order of writer and
+    sequence; then ask for the result.
+
+    Args:
+        keys: Public keys by key id that may sign checkpoints.
+    """
 
     def __init__(self, keys: Mapping[str, Ed25519PublicKey]) -> None:
         self._keys = keys
@@ -190,10 +212,11 @@ class _Check:
         self._sealed: dict[str, dict[int, str]] = {}
 
     def read_checkpoints(self, rows: Iterable[Mapping[Any, Any]]) -> None:
+        """Check the chain and the signatures of checkpoints."""
         expected, previous = 1, CHECKPOINT_GENESIS
         for row in rows:
             self._checkpoints += 1
-            if not _is_plain(row, ("number", "seq")):
+            if not _is_typed(row, ("number", "seq")):
                 name = f"checkpoint {row['number']}"
                 self._add(AuditDefect.FORGED_CHECKPOINT, name, f"{name} was changed")
                 continue
@@ -229,17 +252,23 @@ class _Check:
         return None
 
     def check_anchor(self, anchor: AuditAnchor | None) -> None:
+        """Check that a checkpoint noted elsewhere is still there."""
         if anchor is None or self._checkpoint_hashes.get(anchor.number) == anchor.hash:
             return
         name = f"checkpoint {anchor.number}"
         self._add(AuditDefect.TRUNCATED, name, f"{name}, noted elsewhere, is gone or another one")
 
     def read_events(self, rows: Iterable[Mapping[Any, Any]]) -> None:
+        """Check the writers' chains, and that they lead to what the checkpoints sealed."""
         writer = ""
         seq, head, position, sealed = 0, "", 0, 0
         for row in rows:
             self._events += 1
-            if not _is_plain(row, ("seq", "position")):
+            typed = _is_typed(row, ("seq", "position"))
+            if not typed and not _is_typed(
+                {field: row[field] for field in ("writer", "seq", "position")},
+                ("seq", "position"),
+            ):
                 name = f"{row['writer']}-{row['seq']}"
                 self._add(AuditDefect.CHANGED, name, f"event {name} was changed")
                 continue
@@ -259,7 +288,7 @@ class _Check:
             if at <= position:
                 self._add(AuditDefect.REORDERED, name, f"event {name} stands out of order", at)
             header = {field: row[field] for field in HEADER_FIELDS}
-            if row["hash"] != event_hash(header, row["body"], row["prev_hash"]):
+            if not typed or row["hash"] != event_hash(header, row["body"], row["prev_hash"]):
                 self._add(AuditDefect.CHANGED, name, f"event {name} was changed", at)
             elif row["seq"] == seq + 1 and row["prev_hash"] != head:
                 self._add(
@@ -272,7 +301,7 @@ class _Check:
                     self._add(
                         AuditDefect.CHANGED,
                         name,
-                        f"event {name} is not the one a signed checkpoint sealed",
+                        f"event {name}, or one before it, is not what a checkpoint sealed",
                         at,
                     )
             seq, head, position = int(row["seq"]), str(row["hash"]), max(position, at)
@@ -304,27 +333,18 @@ class _Check:
             )
         self._unsealed += max(0, seq - sealed)
 
-    def check_row_numbers(self, connection: Connection) -> None:
-        # SQLite hands out every row number once, and takes it back with a rolled-back transaction:
-        # the last number given and the number of rows must agree.
-        if not inspect(connection).has_table("sqlite_sequence"):
+    def check_rows_given(self, given: int) -> None:
+        """Check that as many rows are left as the database says it ever numbered."""
+        if given == self._events == self._largest_position or self._problems:
             return
-        given = connection.execute(
-            text("SELECT seq FROM sqlite_sequence WHERE name = :name"), {"name": audit_events.name}
-        ).scalar()
-        if given is None or int(given) == self._events == self._largest_position:
-            return
-        if not self._problems:
-            self._add(
-                AuditDefect.TRUNCATED,
-                f"row {self._largest_position + 1}",
-                f"{given} rows were written, {self._events} are left",
-            )
-
-    def _add(self, defect: AuditDefect, row: str, message: str, position: int = _AT_END) -> None:
-        self._problems.append(AuditProblem(defect, row, message, position))
+        self._add(
+            AuditDefect.TRUNCATED,
+            f"row {self._largest_position + 1}",
+            f"{given} rows were written, {self._events} are left",
+        )
 
     def result(self) -> AuditVerification:
+        """Return what was found."""
         problems = sorted(self._problems, key=lambda problem: problem.position)
         return AuditVerification(
             ok=not problems,
@@ -335,3 +355,6 @@ class _Check:
             first_bad=problems[0].row if problems else None,
             problems=tuple(problems[:MAX_PROBLEMS]),
         )
+
+    def _add(self, defect: AuditDefect, row: str, message: str, position: int = _AT_END) -> None:
+        self._problems.append(AuditProblem(defect, row, message, position))

@@ -69,10 +69,10 @@ def test_an_upgrade_that_fails_half_way_leaves_nothing_behind(store_uri, monkeyp
         real(connection, revision)
         raise StoreError("the power went")
 
-    monkeypatch.setattr(schema, "upgrade", fails_after_the_tables)
-    with pytest.raises(StoreError, match="the power went"):
-        Store.open(store_uri)
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "upgrade", fails_after_the_tables)
+        with pytest.raises(StoreError, match="the power went"):
+            Store.open(store_uri)
     with Store.open(store_uri) as store, store.read() as connection:
         assert schema.current_revision(connection) == REVISIONS[-1]
 

@@ -1,0 +1,394 @@
+"""Whatever is done to an audit's rows is found, and the first bad row named."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sqlalchemy import select, text
+
+from mlflow_agent_plugin.store import Store
+from mlflow_agent_plugin.store.tables import audit_checkpoints, audit_events
+from mlflow_agent_plugin.trust.audit import AuditAnchor, AuditKind, AuditLog, verify_audit
+from mlflow_agent_plugin.trust.audit_chain import (
+    HEADER_FIELDS,
+    checkpoint_hash,
+    encode_signature,
+    event_hash,
+    genesis,
+)
+from mlflow_agent_plugin.trust.audit_verify import AuditCheck, AuditDefect
+from mlflow_agent_plugin.trust.keys import KeyPurpose, KeyStore, SigningKey
+
+KEY = SigningKey.generate()
+KIND = AuditKind.TOOL_CALL_DECIDED
+
+
+def rows_of(store):
+    with store.read() as connection:
+        events = connection.execute(
+            select(audit_events).order_by(audit_events.c.writer, audit_events.c.seq)
+        )
+        checkpoints = connection.execute(
+            select(audit_checkpoints).order_by(audit_checkpoints.c.number)
+        )
+        return [dict(row._mapping) for row in events], [dict(row._mapping) for row in checkpoints]
+
+
+@pytest.fixture(scope="module")
+def pristine():
+    """Rows of three writers: one with 12 events (sealed 1, 5, 9), two with 5 (sealed 1, 5)."""
+    with Store.open("sqlite://") as store:
+        for count in (12, 5, 5):
+            log = AuditLog(store, key=KEY, checkpoint_every=4)
+            for number in range(count):
+                log.append(KIND, session_id="s", tenant="t", actor="eve", number=number)
+        return rows_of(store)
+
+
+@pytest.fixture
+def rows(pristine):
+    return copy.deepcopy(pristine)
+
+
+def check(events, checkpoints, *, anchor=None, keys=None):
+    checker = AuditCheck({KEY.key_id: KEY.public_key} if keys is None else keys)
+    checker.read_checkpoints(checkpoints)
+    checker.check_anchor(anchor)
+    checker.read_events(sorted(events, key=lambda row: (row["writer"], row["seq"])))
+    return checker.result()
+
+
+def longest(events):
+    writers = [row["writer"] for row in events]
+    return max(set(writers), key=writers.count)
+
+
+def chain(events, writer):
+    return [row for row in events if row["writer"] == writer]
+
+
+def name(row):
+    return f"{row['writer']}-{row['seq']}"
+
+
+def relink(events, writer):
+    """Give a chain fresh hashes, as somebody would who changed it and knows the format."""
+    head = genesis(writer)
+    for row in chain(events, writer):
+        row["prev_hash"] = head
+        row["hash"] = head = event_hash({f: row[f] for f in HEADER_FIELDS}, row["body"], head)
+
+
+def defects(verification):
+    return {problem.defect for problem in verification.problems}
+
+
+def test_untouched_rows_are_intact(rows):
+    verification = check(*rows)
+    assert verification.ok, verification
+    assert (verification.events, verification.writers, verification.unsealed) == (22, 3, 3)
+    assert "intact" in str(verification)
+    assert verification.to_dict()["problems"] == []
+
+
+FIELDS = [column.name for column in audit_events.columns if column.name != "position"]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    index=st.integers(0, 21),
+    field=st.sampled_from(FIELDS),
+    value=st.one_of(st.none(), st.text(max_size=8), st.integers(0, 10**6), st.binary(max_size=3)),
+)
+def test_any_changed_field_of_any_event_is_found_and_the_event_named(pristine, index, field, value):
+    events, checkpoints = copy.deepcopy(pristine)
+    row = events[index]
+    if row[field] == value and type(row[field]) is type(value):
+        return
+    row[field] = value
+    checker = AuditCheck({KEY.key_id: KEY.public_key})
+    checker.read_checkpoints(checkpoints)
+    checker.read_events(events)
+    verification = checker.result()
+    assert not verification.ok
+    if field not in {"writer", "seq"}:
+        assert verification.first_bad == name(row)
+        assert verification.problems[0].defect is AuditDefect.CHANGED
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    index=st.integers(0, 6),
+    field=st.sampled_from([column.name for column in audit_checkpoints.columns]),
+    value=st.one_of(st.none(), st.text(max_size=8), st.integers(0, 10**6), st.binary(max_size=3)),
+)
+def test_any_changed_field_of_any_checkpoint_is_found(pristine, index, field, value):
+    events, checkpoints = copy.deepcopy(pristine)
+    row = checkpoints[index]
+    if row[field] == value and type(row[field]) is type(value):
+        return
+    row[field] = value
+    assert not check(events, checkpoints).ok
+
+
+@settings(max_examples=100, deadline=None)
+@given(indexes=st.sets(st.integers(0, 21), min_size=1, max_size=4))
+def test_any_removed_event_with_a_later_one_or_a_seal_is_found_and_named(pristine, indexes):
+    events, checkpoints = copy.deepcopy(pristine)
+    gone = [events[index] for index in indexes]
+    sealed = {}
+    for row in checkpoints:
+        sealed[row["writer"]] = max(row["seq"], sealed.get(row["writer"], 0))
+    left = [row for row in events if row not in gone]
+
+    def shows(row):
+        later = [r["seq"] for r in chain(left, row["writer"])]
+        return row["seq"] < max([sealed[row["writer"]] + 1, *later])
+
+    verification = check(left, checkpoints)
+    visible = [name(row) for row in gone if shows(row)]
+    assert verification.ok == (not visible)
+    if visible:
+        assert verification.first_bad in visible
+
+
+def test_a_removed_event_is_named(rows):
+    events, checkpoints = rows
+    victim = chain(events, longest(events))[6]
+    events.remove(victim)
+    verification = check(events, checkpoints)
+    assert verification.first_bad == name(victim)
+    assert verification.problems[0].defect is AuditDefect.REMOVED
+
+
+def test_events_that_changed_places_are_found(rows):
+    events, checkpoints = rows
+    one, other = chain(events, longest(events))[3:5]
+    one["position"], other["position"] = other["position"], one["position"]
+    verification = check(events, checkpoints)
+    assert verification.first_bad == name(other)
+    assert defects(verification) == {AuditDefect.REORDERED}
+
+
+def test_events_that_changed_numbers_are_found(rows):
+    events, checkpoints = rows
+    one, other = chain(events, longest(events))[3:5]
+    one["seq"], other["seq"] = other["seq"], one["seq"]
+    verification = check(events, checkpoints)
+    assert not verification.ok
+    assert verification.first_bad in {name(one), name(other)}
+
+
+def test_an_event_that_stands_twice_is_found(rows):
+    events, checkpoints = rows
+    events.append({**chain(events, longest(events))[3], "position": 1000})
+    assert AuditDefect.REORDERED in defects(check(events, checkpoints))
+
+
+def test_a_chain_with_a_changed_event_and_fresh_hashes_misses_its_seal(rows):
+    events, checkpoints = rows
+    writer = longest(events)
+    chain(events, writer)[2]["body"] = '{"number":999}'
+    relink(events, writer)
+    verification = check(events, checkpoints)
+    assert verification.first_bad == f"{writer}-5", "the first sealed event at or after it"
+    assert defects(verification) == {AuditDefect.CHANGED}
+
+
+def test_a_chain_with_a_removed_event_renumbered_and_with_fresh_hashes_misses_its_seal(rows):
+    events, checkpoints = rows
+    writer = longest(events)
+    events.remove(chain(events, writer)[2])
+    for number, row in enumerate(chain(events, writer), 1):
+        row["seq"] = number
+    relink(events, writer)
+    verification = check(events, checkpoints)
+    assert verification.first_bad == f"{writer}-5"
+
+
+def test_a_cut_off_tail_that_was_sealed_is_found_and_its_first_event_named(rows):
+    events, checkpoints = rows
+    writer = longest(events)
+    for row in chain(events, writer)[6:]:
+        events.remove(row)
+    verification = check(events, checkpoints)
+    assert verification.first_bad == f"{writer}-7"
+    assert defects(verification) == {AuditDefect.TRUNCATED}
+
+
+def test_a_tail_cut_off_with_its_own_seals_is_found_by_the_checkpoints_after_them(rows):
+    events, checkpoints = rows
+    writer = longest(events)
+    for row in chain(events, writer)[3:]:
+        events.remove(row)
+    left = [row for row in checkpoints if row["writer"] != writer or row["seq"] < 4]
+    verification = check(events, left)
+    assert not verification.ok
+    assert verification.first_bad == "checkpoint 2"
+
+
+def test_a_writer_that_is_gone_is_missed(rows):
+    events, checkpoints = rows
+    writer = longest(events)
+    verification = check([row for row in events if row["writer"] != writer], checkpoints)
+    assert verification.first_bad == f"{writer}-1"
+    assert "every event" in verification.problems[0].message
+
+
+def test_a_made_up_writer_without_a_trusted_seal_is_found(rows):
+    events, checkpoints = rows
+    source = chain(events, longest(events))
+    events += [{**row, "writer": "f" * 32, "position": 100 + row["seq"]} for row in source]
+    relink(events, "f" * 32)
+    verification = check(events, checkpoints)
+    assert verification.first_bad == f"{'f' * 32}-1"
+    assert defects(verification) == {AuditDefect.UNSIGNED_WRITER}
+
+
+def forge(row, key, **changes):
+    fields = {k: v for k, v in {**row, **changes}.items() if k not in {"hash", "signature"}}
+    fields["key_id"] = key.key_id
+    own_hash = checkpoint_hash(**fields)
+    signature = encode_signature(key.sign(own_hash.encode()))
+    return {**fields, "hash": own_hash, "signature": signature}
+
+
+def test_a_history_rewritten_and_sealed_with_another_key_is_found(rows):
+    events, checkpoints = rows
+    writer = longest(events)
+    chain(events, writer)[0]["body"] = "{}"
+    relink(events, writer)
+    heads = {(row["writer"], row["seq"]): row["hash"] for row in events}
+    mallory, previous, forged = SigningKey.generate(), checkpoints[0]["prev_hash"], []
+    for row in checkpoints:
+        head = heads[row["writer"], row["seq"]]
+        forged.append(forge(row, mallory, head_hash=head, prev_hash=previous))
+        previous = forged[-1]["hash"]
+    verification = check(events, forged)
+    assert not verification.ok
+    assert AuditDefect.FORGED_CHECKPOINT in defects(verification)
+    assert "not trusted" in str([problem.message for problem in verification.problems])
+    everything = {KEY.key_id: KEY.public_key, mallory.key_id: mallory.public_key}
+    assert check(events, forged, keys=everything).ok, "who holds a trusted key can do this"
+
+
+@pytest.mark.parametrize("signature", ["", "%%%", "AAAA", "é"])
+def test_a_signature_that_is_none_is_found(rows, signature):
+    events, checkpoints = rows
+    checkpoints[1]["signature"] = signature
+    verification = check(events, checkpoints)
+    assert AuditDefect.FORGED_CHECKPOINT in defects(verification)
+
+
+def test_with_an_anchor_kept_elsewhere_a_cut_off_end_is_found(rows):
+    events, checkpoints = rows
+    last = checkpoints[-1]
+    anchor = AuditAnchor(last["number"], last["hash"])
+    assert check(events, checkpoints, anchor=anchor).ok
+    shorter = [row for row in events if row["writer"] != last["writer"]]
+    shorter += chain(events, last["writer"])[:4]
+    assert check(shorter, checkpoints[:-1]).ok, "not visible without the anchor"
+    verification = check(shorter, checkpoints[:-1], anchor=anchor)
+    assert verification.first_bad == f"checkpoint {last['number']}"
+    assert defects(verification) == {AuditDefect.TRUNCATED}
+
+
+def test_the_first_of_several_bad_rows_is_the_one_written_first(rows):
+    events, checkpoints = rows
+    victims = sorted(events, key=lambda row: row["position"])[3::5]
+    for row in victims:
+        row["body"] = "{}"
+    verification = check(events, checkpoints)
+    assert verification.first_bad == name(victims[0])
+    assert name(victims[0]) in str(verification)
+    assert name(victims[0]) in verification._repr_html_()
+
+
+# --- In a database, by somebody who owns it ------------------------------------------------------
+
+
+def tamper(store, *statements):
+    """Drop the triggers, as the owner of a database can, and change it."""
+    with store.begin() as connection:
+        for table in ("agent_audit_events", "agent_audit_checkpoints"):
+            if store.dialect == "sqlite":
+                for action in ("update", "delete"):
+                    connection.execute(text(f"DROP TRIGGER {table}_no_{action}"))
+            else:
+                connection.execute(text(f"ALTER TABLE {table} DISABLE TRIGGER ALL"))
+        for statement in statements:
+            connection.execute(text(statement))
+
+
+@pytest.fixture
+def writer(store):
+    log = AuditLog(store, checkpoint_every=4)
+    for number in range(12):
+        log.append(KIND, session_id="s", number=number)
+    assert verify_audit(store).ok
+    return log.events()[0].writer
+
+
+@pytest.mark.parametrize(
+    ("statement", "bad", "defect"),
+    [
+        ("UPDATE agent_audit_events SET body = '{}' WHERE seq = 7", 7, AuditDefect.CHANGED),
+        ("UPDATE agent_audit_events SET actor = 'x' WHERE seq = 3", 3, AuditDefect.CHANGED),
+        ("DELETE FROM agent_audit_events WHERE seq = 7", 7, AuditDefect.REMOVED),
+        ("DELETE FROM agent_audit_events WHERE seq > 7", 8, AuditDefect.TRUNCATED),
+        ("DELETE FROM agent_audit_events", 1, AuditDefect.TRUNCATED),
+        ("UPDATE agent_audit_events SET position = 100 - seq", 2, AuditDefect.REORDERED),
+    ],
+)
+def test_a_change_by_the_owner_of_the_database_is_found(store, writer, statement, bad, defect):
+    tamper(store, statement)
+    verification = verify_audit(store)
+    assert defect in defects(verification)
+    if defect is not AuditDefect.REORDERED:
+        assert verification.first_bad == f"{writer}-{bad}"
+
+
+def test_a_plain_delete_of_unsealed_events_still_shows_in_sqlites_row_numbers(tmp_path):
+    with Store.open(f"sqlite:///{tmp_path}/a.db") as store:
+        log = AuditLog(store, checkpoint_every=4)
+        for _ in range(12):
+            log.append(KIND)
+        tamper(store, "DELETE FROM agent_audit_events WHERE seq > 10")
+        verification = verify_audit(store)
+        assert verification.first_bad == "row 11"
+        assert "12 rows were written, 10 are left" in str(verification)
+
+
+def test_values_of_the_wrong_type_are_found_not_stumbled_over(tmp_path):
+    """SQLite keeps whatever it is given in any column."""
+    with Store.open(f"sqlite:///{tmp_path}/a.db") as store:
+        log = AuditLog(store)
+        log.append(KIND)
+        log.append(KIND)
+        tamper(
+            store,
+            "UPDATE agent_audit_events SET seq = 'two', hash = x'00' WHERE seq = 2",
+            "UPDATE agent_audit_checkpoints SET seq = 'one'",
+        )
+        verification = verify_audit(store)
+        assert not verification.ok
+        assert AuditDefect.CHANGED in defects(verification)
+
+
+def test_checkpoints_of_a_revoked_key_are_not_believed(store, writer):
+    keys = KeyStore()
+    keys.revoke(keys.signing_key().key_id)
+    verification = verify_audit(store)
+    assert AuditDefect.FORGED_CHECKPOINT in defects(verification)
+
+
+def test_another_machine_verifies_with_the_public_key_it_was_given(store, writer, tmp_path):
+    ours, theirs = KeyStore(), KeyStore(tmp_path / "other machine")
+    keys = theirs.trusted_keys(KeyPurpose.AUDIT)
+    assert not verify_audit(store, trusted_keys=keys).ok
+    theirs.trust(ours.signing_key().public_key, purpose=KeyPurpose.AUDIT)
+    assert verify_audit(store, trusted_keys=theirs.trusted_keys(KeyPurpose.AUDIT)).ok
+    assert not verify_audit(store, trusted_keys=theirs.trusted_keys(KeyPurpose.EVIDENCE)).ok
