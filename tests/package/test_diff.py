@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-
 import pytest
 
 from mlflow_agent_plugin.errors import BundleError, IntegrityError
@@ -64,11 +62,11 @@ def test_added_removed_and_renamed_files_are_told_apart(write):
     assert "-old" in result.to_text()
 
 
-def test_a_component_that_was_not_there_is_added(write, files):
+def test_a_component_that_was_not_there_is_added(write, files, tmp_path):
     without = files["agent.yaml"].replace("retrieval:\n  path: knowledge\n", "")
     result = diff(write({"agent.yaml": without, "knowledge/returns.md": None}), write(name="b"))
     assert kinds(result) == {"retrieval": "added", "knowledge": "added"}
-    back = diff(Path("b").absolute(), Path("bundle").absolute())
+    back = diff(tmp_path / "b", str(tmp_path / "bundle"))
     assert kinds(back) == {"retrieval": "removed", "knowledge": "removed"}
 
 
