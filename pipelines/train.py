@@ -170,8 +170,8 @@ def _load(
     if data is None:
         source: DataSource = find_banking77()
         examples = read_labelled(source.folder / "train.csv")
-        testing = read_labelled(test or source.folder / "test.csv")
-        return examples, testing, {**source.to_dict(), "statement": source.statement}
+        tests = read_labelled(test or source.folder / "test.csv")
+        return examples, tests, {**source.to_dict(), "statement": source.statement}
     train_file = data / "train.csv" if data.is_dir() else data
     examples = read_labelled(train_file)
     beside = data / "test.csv" if data.is_dir() else None
@@ -248,10 +248,12 @@ def main(  # noqa: D417 - the options' own help describes them
 ) -> None:
     """Train an agent's local planner."""
     try:
-        if agent is None and out is None:
-            raise ConfigError("give --agent or --out")
+        if out is None:
+            if agent is None:
+                raise ConfigError("give --agent or --out")
+            out = planner_dir(agent)
         report = train(
-            out=out if out is not None or agent is None else planner_dir(agent),
+            out=out,
             data=data,
             test=test,
             extra=extra,
