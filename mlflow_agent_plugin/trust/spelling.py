@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from mlflow_agent_plugin.entities import canonical_json
+
 MAX_DEPTH = 32
 MAX_FIELD_CHARS = 1024
 _MAX_EXACT_INTEGER = 2**53 - 1  # beyond, JSON readers disagree
@@ -34,10 +36,12 @@ def plain(value: Any, *, depth: int = 0) -> Any:
     if isinstance(value, str):
         return _text(str.__str__(value))
     if isinstance(value, int):
+        bits = value.bit_length()
         if abs(value) <= _MAX_EXACT_INTEGER:
             return int(value)
+        if bits <= 1023 and canonical_json(float(value)) == str(value).encode():
+            return float(value)  # as RFC 8785 spells a large float, and a file gives it back
         # Python itself refuses to print integers of more than 4,300 digits.
-        bits = value.bit_length()
         return {"unspellable": str(value) if bits <= 1024 else f"an integer of {bits} bits"}
     if isinstance(value, float):
         return value if math.isfinite(value) else {"unspellable": repr(value)}
