@@ -139,12 +139,19 @@ def used_facts(expressions: Sequence[Any]) -> dict[str, frozenset[str] | None]:
 
 
 def _smaller(schema: Mapping[str, Any], tool: str, used: Used) -> dict[str, Any]:
-    smaller: dict[str, Any] = copy.deepcopy(dict(schema))
-    groups = smaller[NAMESPACE]["actions"][tool]["appliesTo"]["context"]["attributes"]
+    """Return `schema` with the facts in `used` only, in which no request but `tool`'s is valid."""
+    whole = schema[NAMESPACE]
+    # other tools stay known by name, since a scope may list them, but apply to nothing
+    actions = {
+        name: {key: value for key, value in action.items() if key == "memberOf"}
+        for name, action in whole["actions"].items()
+    }
+    actions[tool] = copy.deepcopy(whole["actions"][tool])
+    groups = actions[tool]["appliesTo"]["context"]["attributes"]
     for group, names in used.items():
         attributes = groups[group]["attributes"]
         if names is not None:
             groups[group]["attributes"] = {
                 name: kind for name, kind in attributes.items() if name in names
             }
-    return smaller
+    return {NAMESPACE: {**whole, "actions": actions}}
