@@ -3,10 +3,10 @@
     python benchmarks/import_time.py [--runs 9] [--json out.json]
 
 Every sample is a fresh interpreter. "Hidden" takes this package's entry points out of
-`importlib.metadata`, "installed" leaves them in; both go through the same wrapper and take turns, so
-that a busy machine slows both. Times are CPU seconds of the process; the ratio compares the fastest
-samples, which noise can only lengthen. Modules are those the first import loads, and this package's
-own ones for the other two. Limits: 60 ms for ``import mlflow_agent_plugin``, 5% for MLflow.
+`importlib.metadata`, "installed" leaves them in; both go through the same wrapper and take turns,
+so that a busy machine slows both. Times are CPU seconds of the process; the ratio compares the
+fastest samples, which noise can only lengthen. Modules are those the first import loads, and this
+package's own ones for the other two. Limits: 60 ms for our import, 5% for MLflow's.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,11 @@ class BundleDigest:
 
     def file(self, path: str) -> FileDigest | None:
         """Return the entry of the file at `path`, or None."""
-        return next((entry for entry in self.files if entry.path == path), None)
+        return self._by_path.get(path)
+
+    @cached_property
+    def _by_path(self) -> dict[str, FileDigest]:
+        return {entry.path: entry for entry in self.files}
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values, as they stand in an MLmodel file."""

@@ -205,11 +205,6 @@ def import_entry_point(bundle: Bundle, entry_point: str) -> Any:
         ) from None
 
 
-def is_bundle_module(name: str) -> bool:
-    """Say whether ``sys.modules`` name `name` belongs to some bundle."""
-    return name.startswith(PREFIX)
-
-
 def _is_in(name: str, package: str) -> bool:
     return name == package or name.startswith(package + ".")
 

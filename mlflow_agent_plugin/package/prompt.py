@@ -103,6 +103,10 @@ class Prompt:
                 hint="Check the values given to render() against what the prompt does with them.",
             ) from error
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle the source; the compiled template stays in its process."""
+        return {name: value for name, value in vars(self).items() if name != "_compiled"}
+
     def __repr__(self) -> str:
         return f"Prompt({self.name!r}, variables={sorted(self.variables)})"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import socket
 import sys
 
@@ -277,6 +278,43 @@ def test_a_recursive_schema_that_takes_the_value_apart_is_fine(write_edited):
     )
 
 
+@pytest.mark.parametrize(
+    ("path", "old", "new", "says"),
+    [
+        ("contracts/refund.yaml", "effect: write", "effect: write\nretry: {attempts: 2}", "retry"),
+        ("contracts/refund.yaml", "effect: write", "effect: write\nsink_arguments: [to]", "sink"),
+        ("contracts/refund.yaml", "version: 1.0.0", "version: '1.0'", "refund.yaml:3: version"),
+        ("contracts/find_order.yaml", "output: {type: object}", "output: {}", "type object"),
+        (
+            "contracts/find_order.yaml",
+            "effect: read",
+            "effect: destroy",
+            "find_order.yaml:7: effect",
+        ),
+    ],
+)
+def test_a_contract_that_contradicts_itself_is_refused(write_edited, path, old, new, says):
+    assert says in refused(write_edited(path, old, new), ContractError)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("- name: find_order", "- name: refund", "more than once"),
+        (
+            "[refund, find_order]",
+            "[refund]\n  forbidden_tools: [refund]",
+            "both allows and forbids",
+        ),
+        ("name: shop", "name: 'shop; drop'", "agent.yaml:2: name"),
+        ("apiVersion: mlflow-agents/v1", "apiVersion: v2", "agent.yaml:1: apiVersion"),
+        ("graph:build", "graph.build", "agent.yaml:9: graph.entry_point"),
+    ],
+)
+def test_a_manifest_that_contradicts_itself_is_refused(write_edited, old, new, says):
+    assert says in refused(write_edited("agent.yaml", old, new), ManifestError)
+
+
 # --- prompts and code ----------------------------------------------------------------------------
 
 
@@ -427,3 +465,11 @@ def test_a_name_in_decomposed_form_is_copied_and_read_by_its_composed_one(write,
     assert bundle.read_text("knowledge/caf\u00e9.md") == "x"
     copy_bundle(bundle, tmp_path / "copy")
     assert load_bundle(tmp_path / "copy").digest == bundle.digest
+
+
+def test_a_bundle_can_be_sent_to_another_process(write):
+    bundle = load_bundle(write())
+    bundle.prompts["system"].render(goal="x")
+    copy = pickle.loads(pickle.dumps(bundle))
+    assert copy.digest == bundle.digest
+    assert copy.read_text("README.md") == bundle.read_text("README.md")

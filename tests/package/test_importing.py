@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import shutil
 import subprocess
 import sys
@@ -204,6 +205,18 @@ def test_an_attribute_that_a_star_import_promised_may_be_missing(write):
     bundle = load_bundle(write({"graph.py": "from shop import *\n"}))
     with pytest.raises(GraphError, match="defines no `build`"):
         import_entry_point(bundle, "graph:build")
+
+
+def test_a_script_whose_name_is_no_identifier_is_content_and_no_module(write):
+    bundle = load_bundle(write({"make-data.py": "raise SystemExit\n", "tools/x-y/z.py": "boom\n"}))
+    assert import_entry_point(bundle, "graph:build")
+
+
+def test_source_in_another_declared_encoding_is_read_as_python_reads_it(write):
+    bundle = load_bundle(write({"graph.py": "# \u20ac\ndef build(c):\n    return '\u20ac'\n"}))
+    build = import_entry_point(bundle, "graph:build")
+    assert build(None) == "\u20ac"
+    assert "\u20ac" in inspect.getsource(sys.modules[build.__module__])
 
 
 def test_circular_imports_work_as_in_python(write):

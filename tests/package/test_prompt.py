@@ -98,4 +98,4 @@ def test_unused_values_are_ignored_and_line_feeds_kept():
 def test_a_prompt_survives_pickling():
     prompt = Prompt("p", "{{ a }}")
     prompt.render(a=1)
-    assert pickle.loads(pickle.dumps(Prompt("p", "{{ a }}"))).render(a=1) == "1"
+    assert pickle.loads(pickle.dumps(prompt)).render(a=2) == "2"
