@@ -28,9 +28,12 @@ _MODULES = {
     ),
     "evidence": (
         "CaseResult",
+        "Evidence",
         "Metric",
+        "check_results",
         "compute_metrics",
         "evidence_statement",
+        "read_evidence",
         "read_results",
         "results_digest",
         "sign_evidence",
@@ -64,6 +67,7 @@ __all__ = [
     "Claim",
     "ClaimStatus",
     "EffectLedger",
+    "Evidence",
     "KeyPurpose",
     "KeyStore",
     "Metric",
@@ -71,10 +75,13 @@ __all__ = [
     "SigningKey",
     "actor_from_token",
     "check_policies",
+    "check_results",
     "compute_metrics",
     "evidence_statement",
     "issue_token",
     "local_actor",
+    "parse_actor",
+    "read_evidence",
     "read_results",
     "results_digest",
     "run_policy_tests",
@@ -97,16 +104,24 @@ if TYPE_CHECKING:
     )
     from mlflow_agent_plugin.trust.evidence import (
         CaseResult,
+        Evidence,
         Metric,
+        check_results,
         compute_metrics,
         evidence_statement,
+        read_evidence,
         read_results,
         results_digest,
         sign_evidence,
         verify_evidence,
         write_results,
     )
-    from mlflow_agent_plugin.trust.identity import actor_from_token, issue_token, local_actor
+    from mlflow_agent_plugin.trust.identity import (
+        actor_from_token,
+        issue_token,
+        local_actor,
+        parse_actor,
+    )
     from mlflow_agent_plugin.trust.keys import KeyPurpose, KeyStore, SigningKey
     from mlflow_agent_plugin.trust.ledger import Claim, ClaimStatus, EffectLedger
     from mlflow_agent_plugin.trust.policy import (

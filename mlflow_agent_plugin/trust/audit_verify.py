@@ -70,6 +70,9 @@ class AuditProblem:
     message: str
     position: int = _AT_END
 
+    def __str__(self) -> str:
+        return self.message
+
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary."""
         return {"defect": self.defect.value, "row": self.row, "message": self.message}
