@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import http.server
 import importlib
+import json
 import shutil
 import sys
+import threading
 from datetime import datetime, timezone
 from pathlib import Path
 from types import SimpleNamespace
@@ -494,3 +497,84 @@ def test_two_agents_of_this_repository_live_in_one_process(bundle):
     mine = import_entry_point(bundle, "tools:search_runbooks")
     assert other.__module__ != mine.__module__
     assert importlib.import_module(mine.__module__).__name__ == mine.__module__
+
+
+# --- With a hosted model's protocol --------------------------------------------------------------
+
+
+@pytest.fixture
+def endpoint():
+    """Serve the chat completions protocol with canned choices; yields (url, choices, requests)."""
+    choices, requests = [], []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            requests.append(body)
+            answer = {
+                "id": "c",
+                "object": "chat.completion",
+                "created": 0,
+                "model": body["model"],
+                "choices": [{"index": 0, "finish_reason": "stop", "message": choices.pop(0)}],
+                "usage": {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18},
+            }
+            data = json.dumps(answer).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/v1", choices, requests
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_the_agent_as_it_is_speaks_to_an_openai_compatible_endpoint(
+    bundle, endpoint, monkeypatch, tmp_path
+):
+    url, choices, requests = endpoint
+    monkeypatch.setenv("OPENAI_API_KEY", "not-a-real-one")
+    monkeypatch.setenv("OPENAI_BASE_URL", url)
+    wanted = [("get_service", {"service": "ledger"}), ("list_deploys", {"service": "ledger"})]
+    choices += [
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [
+                {
+                    "id": f"call_{name}",
+                    "type": "function",
+                    "function": {"name": name, "arguments": json.dumps(arguments)},
+                }
+                for name, arguments in wanted
+            ],
+        },
+        {"role": "assistant", "content": "ledger is well."},
+    ]
+    store = Store.open(f"sqlite:///{tmp_path}/agents.db")
+    settings = Settings(environment="production")
+    with AgentRuntime.open(bundle, store=store, settings=settings, tracing=False) as agent:
+        reply = agent.invoke(AgentRequest("is the ledger all right?", actor=INES))
+    store.close()
+    assert reply.text == "ledger is well."
+    assert statuses(reply) == dict.fromkeys(("get_service", "list_deploys"), CallStatus.EXECUTED)
+    assert reply.usage.input_tokens == 22
+    assert requests[0]["model"] == "gpt-4o-mini"
+    offered = {tool["function"]["name"]: tool["function"] for tool in requests[0]["tools"]}
+    assert set(offered) == set(bundle.contracts)
+    assert offered["rollback_deploy"]["parameters"]["required"] == [
+        "service",
+        "owner_team",
+        "to_version",
+        "reason",
+    ]
+    assert requests[1]["messages"][-1]["role"] == "tool"
