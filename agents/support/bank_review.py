@@ -26,6 +26,7 @@ PROBLEMS = (
     "pending",
     "declined",
     "reverted",
+    "not_completed",
     "refund_missing",
     "refundable",
 )
@@ -138,6 +139,14 @@ def _in_status(status: str, note: str) -> Check:
     return check
 
 
+def _not_completed(view: CustomerView, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        fact
+        for problem in ("pending", "declined", "reverted")
+        for fact in _CHECKS[problem](view, rows)
+    ]
+
+
 def _refund_missing(_view: CustomerView, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [
         transaction_facts(row, "the merchant has sent it and it is not booked yet")
@@ -173,6 +182,7 @@ _CHECKS = {
     "pending": _in_status("pending", "the other side has not confirmed it yet"),
     "declined": _in_status("declined", "it was declined"),
     "reverted": _in_status("reverted", "the money came back"),
+    "not_completed": _not_completed,
     "refund_missing": _refund_missing,
     "refundable": _refundable,
 }

@@ -7,6 +7,7 @@ All people, merchants and numbers are invented. Each customer has a situation:
 - ``bruno``: new; his first card is in the post, his identity check is not finished.
 - ``chen``: one card frozen as lost, one active card with a blocked PIN.
 - ``dora``: two active cards, one card frozen as compromised, larger purchases.
+- ``farid``: as ``bruno``, and his identity has not been checked at all.
 - ``emil``: a closed account.
 """
 
@@ -22,6 +23,7 @@ PEOPLE = {
     "bruno": ("Bruno Vidal", "4 Quay Street", "Portby", "PB3 8RL", "pending", "open"),
     "chen": ("Chen Avery", "77 Orchard Road", "Wellmere", "WM5 1TT", "verified", "open"),
     "dora": ("Dora Lindqvist", "9 Tower Hill", "Northcote", "NC2 6EE", "verified", "open"),
+    "farid": ("Farid Novak", "2 Bridge Street", "Wellmere", "WM1 9DS", "unverified", "open"),
     "emil": ("Emil Sorensen", "31 Canal Walk", "Ashford", "AF4 0BB", "verified", "closed"),
 }
 """Customer id to name, address line, city, postcode, identity, account status."""
@@ -294,5 +296,6 @@ _SITUATIONS = {
     "bruno": _newcomer,
     "chen": _frozen,
     "dora": _spender,
+    "farid": _newcomer,
     "emil": _leaver,
 }

@@ -4,7 +4,7 @@
 
     START -> plan -> (tool calls?) -> act -> plan ...
                   -> (an answer)   -> END
-             act  -> (calls keep failing) -> hand_over -> act
+             act  -> (calls keep failing) -> hand_over -> act -> take_leave -> END
 
 Rules:
 - Every tool call, retrieval and hand-over included, goes through `context.tool_node()`: there is no
@@ -17,7 +17,6 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import (
@@ -29,10 +28,14 @@ from langchain_core.messages import (
 )
 from langgraph.graph import END, START, MessagesState, StateGraph
 
+from mlflow_agent_plugin.information import recent_turns, select_memory
+
 if TYPE_CHECKING:
     from mlflow_agent_plugin.core import GraphContext
 
 ESCALATION_TOOL = "escalate_to_human"
+HAND_OVER = "hand-over-"
+"""Start of the ids of the calls the graph makes itself."""
 
 
 def build(context: GraphContext) -> StateGraph[Any, Any, Any, Any]:
@@ -44,12 +47,10 @@ def build(context: GraphContext) -> StateGraph[Any, Any, Any, Any]:
     """
     model = context.model.bind_tools(list(context.tools))
     system = SystemMessage(content=context.prompts["system"].render())
-    memory = context.manifest.memory
-    window_turns = memory.window_turns if memory.strategy == "window" else 1
     give_up_after = int(context.settings.get("give_up_after_failures", 3))
 
     def plan(state: MessagesState) -> dict[str, list[BaseMessage]]:
-        seen = last_turns(state["messages"], window_turns)
+        seen = select_memory(state["messages"], context.manifest.memory)
         return {"messages": [model.invoke([system, *seen])]}
 
     def hand_over(state: MessagesState) -> dict[str, list[BaseMessage]]:
@@ -57,7 +58,7 @@ def build(context: GraphContext) -> StateGraph[Any, Any, Any, Any]:
         call = {
             "name": ESCALATION_TOOL,
             "args": {"topic": "tool_failure", "summary": request.text.strip() or "(no text)"},
-            "id": f"hand-over-{len(state['messages'])}",
+            "id": f"{HAND_OVER}{len(state['messages'])}",
         }
         return {"messages": [AIMessage(content="", tool_calls=[call])]}
 
@@ -65,27 +66,28 @@ def build(context: GraphContext) -> StateGraph[Any, Any, Any, Any]:
         last = state["messages"][-1]
         return "act" if isinstance(last, AIMessage) and last.tool_calls else END
 
+    def take_leave(state: MessagesState) -> dict[str, list[BaseMessage]]:
+        result = state["messages"][-1]
+        if isinstance(result, ToolMessage) and result.status == "success":
+            return {"messages": [AIMessage(content=context.prompts["handed_over"].render())]}
+        return {"messages": [AIMessage(content=context.prompts["nobody_reachable"].render())]}
+
     def after_act(state: MessagesState) -> str:
-        turn = last_turns(state["messages"], 1)
+        turn = recent_turns(state["messages"], 1)
         results = [message for message in turn if isinstance(message, ToolMessage)]
+        if results and results[-1].tool_call_id.startswith(HAND_OVER):
+            return "take_leave"
         failed = sum(message.status == "error" for message in results)
-        handed_over = any(message.name == ESCALATION_TOOL for message in results)
-        return "hand_over" if failed >= give_up_after and not handed_over else "plan"
+        return "hand_over" if failed >= give_up_after else "plan"
 
     graph = StateGraph(MessagesState)
     graph.add_node("plan", plan)
     graph.add_node("act", context.tool_node())
     graph.add_node("hand_over", hand_over)
+    graph.add_node("take_leave", take_leave)
     graph.add_edge(START, "plan")
     graph.add_conditional_edges("plan", after_plan, ["act", END])
-    graph.add_conditional_edges("act", after_act, ["plan", "hand_over"])
+    graph.add_conditional_edges("act", after_act, ["plan", "hand_over", "take_leave"])
     graph.add_edge("hand_over", "act")
+    graph.add_edge("take_leave", END)
     return graph
-
-
-def last_turns(messages: Sequence[BaseMessage], turns: int) -> list[BaseMessage]:
-    """Return the messages of the last `turns` turns; a turn begins with what the user says."""
-    starts = [at for at, message in enumerate(messages) if isinstance(message, HumanMessage)]
-    if len(starts) <= turns:
-        return list(messages)
-    return list(messages[starts[-turns] :])

@@ -1,0 +1,1 @@
+"""Suites, load profiles and benchmarks that judge the agents of this repository."""
