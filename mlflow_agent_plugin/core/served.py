@@ -1,14 +1,14 @@
 """The pyfunc model: what `mlflow.pyfunc.load_model` and `mlflow models serve` call.
 
 Rules:
-- The runtime opens at the first request, not at load: a server's workers fork after loading.
+- An agent that cannot run refuses to load: the runtime opens with the model, not with the first
+  request. A process that forks afterwards opens its own (`Store` and the audit see to it).
 - Errors leave as MLflow exceptions of one line with the right status; neither the message of the
   user nor a stack trace is in them.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -33,16 +33,11 @@ class ServedAgent:
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
         self._settings = Settings.from_env()
-        self._runtime: AgentRuntime | None = None
-        self._lock = threading.Lock()
+        self.runtime = AgentRuntime.open(bundle, settings=self._settings)
 
-    def runtime(self) -> AgentRuntime:
-        """Return the opened runtime; the first call opens it."""
-        if self._runtime is None:
-            with self._lock:
-                if self._runtime is None:
-                    self._runtime = AgentRuntime.open(self.bundle, settings=self._settings)
-        return self._runtime
+    def close(self) -> None:
+        """Close the runtime and its connections."""
+        self.runtime.close()
 
     def get_raw_model(self) -> Bundle:
         """Return the bundle, for `PyFuncModel.get_raw_model`."""
@@ -60,7 +55,7 @@ class ServedAgent:
         del params
         payloads = _payloads(model_input)
         with _Boundary():
-            answers = [response_of(self.runtime().invoke(self._parse(p))) for p in payloads]
+            answers = [response_of(self.runtime.invoke(self._parse(p))) for p in payloads]
         return answers[0] if len(answers) == 1 else answers
 
     def predict_stream(
@@ -72,7 +67,7 @@ class ServedAgent:
             payloads = _payloads(model_input)
             if len(payloads) != 1:
                 raise RequestError("a stream answers exactly one request", where="input")
-            yield from stream_events(self.runtime().stream(self._parse(payloads[0])))
+            yield from stream_events(self.runtime.stream(self._parse(payloads[0])))
 
     def _parse(self, payload: Any) -> AgentRequest:
         return parse_request(payload, settings=self._settings, actor=self._actor)
@@ -115,7 +110,9 @@ def _client_error(error: AgentError) -> Exception:
         def message(self, _text: str) -> None:
             return
 
-    return AgentException(shown.message, error_code=error.error_code)
+    raised = AgentException(shown.message)
+    vars(raised).update({name: v for name, v in vars(shown).items() if name != "message"})
+    return raised
 
 
 def _payloads(model_input: Any) -> list[Any]:
