@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from mlflow_agent_plugin.config import Settings
 from mlflow_agent_plugin.core import AgentRuntime
 from mlflow_agent_plugin.core.assembly import open_resources
 from mlflow_agent_plugin.development.matching import MISSING
@@ -39,7 +40,6 @@ from mlflow_agent_plugin.observability.schema import row_from_reply
 from mlflow_agent_plugin.trust import CaseResult
 
 if TYPE_CHECKING:
-    from mlflow_agent_plugin.config import Settings
     from mlflow_agent_plugin.package import Bundle
     from mlflow_agent_plugin.store import Store
 
@@ -107,8 +107,8 @@ class CasePlayer:
         store: Runtime store of the evaluation, never that of production.
         suite: Name of the suite, for the results.
         now: The time it is in every scenario.
+        environment: What policies see as ``context.session.environment``.
         seed: Seed of the run.
-        settings: Settings of the runtime.
     """
 
     def __init__(
@@ -118,8 +118,8 @@ class CasePlayer:
         store: Store,
         suite: str,
         now: datetime,
+        environment: str = "production",
         seed: int = 0,
-        settings: Settings | None = None,
     ) -> None:
         from langgraph.checkpoint.memory import InMemorySaver
 
@@ -138,7 +138,8 @@ class CasePlayer:
             resources=self._worlds,
             clock=lambda: now,
             checkpointer=self._checkpointer,
-            settings=settings,
+            # Not from the environment: results must not depend on who evaluates where.
+            settings=Settings(environment=environment, tracing=False),
             tracing=False,
             tool_wrapper=self._worlds.wrap,
         )
@@ -154,14 +155,19 @@ class CasePlayer:
         session_id = "case-" + hashlib.sha256(key.encode()).hexdigest()[:32]
         _seed_generators(key)
         episode = self._episode(scenario, session_id)
-        judged = score(scenario, episode, self._effects)
-        result = case_result(scenario, episode, judged, suite=self._suite)
+        try:
+            judged = score(scenario, episode, self._effects)
+            result = case_result(scenario, episode, judged, suite=self._suite)
+            monitoring = tuple(self._monitoring(scenario, episode))
+        except Exception as problem:  # e.g. a world whose snapshot is no JSON value
+            why = f"what happened cannot be judged: {_spell(problem)}"
+            return stopped_case(scenario, why, suite=self._suite)
         return CaseRun(
             result=result,
             seconds=time.perf_counter() - started,
             turn_seconds=tuple(reply.seconds for reply in episode.replies),
             answer="" if episode.last is None else episode.last.text[:MAX_ANSWER_CHARS],
-            monitoring=tuple(self._monitoring(scenario, episode)),
+            monitoring=monitoring,
         )
 
     def _episode(self, scenario: Scenario, session_id: str) -> Episode:

@@ -65,6 +65,7 @@ class SuiteFile(StrictModel):
         description: What it measures.
         agent: Name of the agent it is for; None: any.
         now: The time it is in every scenario.
+        environment: What policies see as ``context.session.environment``.
         reference: Its requests look like normal traffic, so that drift is measured against them.
         defaults: What its scenarios have in common.
         files: More files of scenarios.
@@ -76,6 +77,7 @@ class SuiteFile(StrictModel):
     description: str | None = None
     agent: Name | None = None
     now: AwareDatetime = DEFAULT_NOW
+    environment: Name = "production"
     reference: bool = True
     defaults: Defaults = Defaults()
     files: list[BundlePath] = Field(default_factory=list)
@@ -110,6 +112,7 @@ class Suite:
         description: What it measures.
         agent: Name of the agent it is for; None: any.
         now: The time it is in every scenario, UTC.
+        environment: What policies see as ``context.session.environment``.
         reference: Its requests look like normal traffic.
     """
 
@@ -119,6 +122,7 @@ class Suite:
     description: str | None = None
     agent: str | None = None
     now: datetime = DEFAULT_NOW
+    environment: str = "production"
     reference: bool = True
     origins: Mapping[str, _Origin] = field(default_factory=dict, repr=False, compare=False)
 
@@ -152,6 +156,7 @@ class Suite:
             "name": self.name,
             "agent": self.agent,
             "now": self.now.astimezone(timezone.utc).isoformat(),
+            "environment": self.environment,
             "scenarios": [
                 scenario.model_dump(mode="json", exclude_unset=True) for scenario in self.scenarios
             ],
@@ -321,6 +326,7 @@ def _make(spec: SuiteFile, source: Path, found: Mapping[str, tuple[Scenario, _Or
         description=spec.description,
         agent=spec.agent,
         now=spec.now.astimezone(timezone.utc),
+        environment=spec.environment,
         reference=spec.reference,
         origins={case_id: origin for case_id, (_, origin) in found.items()},
     )
