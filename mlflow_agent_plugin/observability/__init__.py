@@ -15,6 +15,7 @@ _LAZY = {
     "DriftVerdict": "mlflow_agent_plugin.observability.drift.verdict",
     "check_drift": "mlflow_agent_plugin.observability.drift",
     "compute_task_metrics": "mlflow_agent_plugin.observability.metrics",
+    "load_reference": "mlflow_agent_plugin.observability.reference",
     "log_drift": "mlflow_agent_plugin.observability.drift",
     "mask_text": "mlflow_agent_plugin.observability.masking",
     "monitoring_table": "mlflow_agent_plugin.observability.table",
@@ -28,6 +29,7 @@ __all__ = [
     "DriftVerdict",
     "check_drift",
     "compute_task_metrics",
+    "load_reference",
     "log_drift",
     "mask_text",
     "monitoring_table",
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from mlflow_agent_plugin.observability.drift.verdict import DriftVerdict
     from mlflow_agent_plugin.observability.masking import mask_text
     from mlflow_agent_plugin.observability.metrics import compute_task_metrics
+    from mlflow_agent_plugin.observability.reference import load_reference
     from mlflow_agent_plugin.observability.schema import (
         row_from_reply,
         summary_from_row,

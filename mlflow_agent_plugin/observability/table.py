@@ -125,7 +125,7 @@ def monitoring_table(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / _LOCK_FILE, timeout=LOCK_TIMEOUT_SECONDS):
-            return _build(folder, _experiments(experiment_ids), since, overlap_seconds, rebuild)
+            return _build(folder, list_experiments(experiment_ids), since, overlap_seconds, rebuild)
     except Timeout as error:
         raise DataError(
             "another process has been building this table", where=str(folder)
@@ -214,7 +214,7 @@ def _build(
         start = floor if rebuild else max(floor, position["last_ms"] - overlap)
         last = position["last_ms"]
         recent: dict[str, int] = {}
-        for info in _traces(experiment, start):
+        for info in iter_traces(experiment, start):
             seen += 1
             last = max(last, info.request_time)
             summary = info.trace_metadata.get(SUMMARY_KEY)
@@ -245,7 +245,7 @@ def _build(
     )
 
 
-def _traces(experiment: str, start_ms: int) -> Iterator[Any]:
+def iter_traces(experiment: str, start_ms: int) -> Iterator[Any]:
     """Yield trace infos of `experiment` from `start_ms` on, oldest first.
 
     Pages follow the time, not an offset: a page costs the same wherever it lies. Only where one
@@ -280,7 +280,8 @@ def _traces(experiment: str, start_ms: int) -> Iterator[Any]:
             token = page.token
 
 
-def _experiments(experiment_ids: Sequence[str] | str | None) -> list[str]:
+def list_experiments(experiment_ids: Sequence[str] | str | None) -> list[str]:
+    """Return the ids named, or those of all active experiments for None."""
     if isinstance(experiment_ids, str):
         return [experiment_ids]
     if experiment_ids is not None:

@@ -17,7 +17,7 @@ from mlflow_agent_plugin.observability.drift.verdict import (
     Window,
     judge,
 )
-from mlflow_agent_plugin.observability.schema import read_rows
+from mlflow_agent_plugin.observability.reference import load_reference
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,8 +40,9 @@ def check_drift(
     """Compare a window of traffic with the reference of the version that served it.
 
     Args:
-        reference: Monitoring rows: a data frame, a parquet file (`write_reference`), or an object
-            with ``to_pandas()`` such as a `MonitoringTable`.
+        reference: Monitoring rows: a data frame, an object with ``to_pandas()`` such as a
+            `MonitoringTable`, a parquet file (`write_reference`), or where MLflow keeps one: the
+            ``models:/…`` URI of an evaluated version, or ``runs:/<id>`` of its evaluation.
         current: The window's rows, likewise.
         previous: Verdict on the window before; without it nothing can be confirmed when the rules
             ask for more than one window.
@@ -150,7 +151,7 @@ def _cut(frame: pd.DataFrame, sessions: int | None, hours: float | None) -> Iter
 
 def _frame(data: Any) -> pd.DataFrame:
     if isinstance(data, (str, Path)):
-        return read_rows(data)
+        return load_reference(data)
     if hasattr(data, "to_pandas"):
         data = data.to_pandas()
     if not hasattr(data, "columns"):

@@ -26,8 +26,11 @@ def log_drift(
     version: str | int | None = None,
     experiment: str = "drift",
     tags: Mapping[str, str] | None = None,
+    run_id: str | None = None,
 ) -> str:
-    """Write `verdict`, its report and its numbers to a new MLflow run and return the run's id.
+    """Write `verdict`, its report and its numbers to an MLflow run and return the run's id.
+
+    The run is a new one, or the one `run_id` names, which stays as it is otherwise.
 
     With `model_name` and `version` the run is tagged with the version, and the version's
     ``agent.drift`` tag leads back to the run.
@@ -37,15 +40,17 @@ def log_drift(
     from mlflow.utils.time import get_current_time_millis
 
     client = MlflowClient()
-    found = client.get_experiment_by_name(experiment)
-    experiment_id = found.experiment_id if found else client.create_experiment(experiment)
     labels = {DRIFT_TAG: verdict_word(verdict), **(tags or {})}
     if model_name is not None:
         labels[MODEL_TAG] = model_name
     if version is not None:
         labels[VERSION_TAG] = str(version)
-    run = client.create_run(experiment_id, run_name=f"drift {labels[DRIFT_TAG]}", tags=labels)
-    run_id = str(run.info.run_id)
+    ours = run_id is None
+    if run_id is None:
+        found = client.get_experiment_by_name(experiment)
+        experiment_id = found.experiment_id if found else client.create_experiment(experiment)
+        run = client.create_run(experiment_id, run_name=f"drift {labels[DRIFT_TAG]}")
+        run_id = str(run.info.run_id)
     status = "FAILED"
     try:
         now = get_current_time_millis()
@@ -61,7 +66,10 @@ def log_drift(
         client.log_batch(
             run_id,
             metrics=[Metric(key, value, now, 0) for key, value in numbers.items()],
-            tags=[RunTag("mlflow.note.content", verdict.summary()[:5000])],
+            tags=[
+                RunTag("mlflow.note.content", verdict.summary()[:5000]),
+                *(RunTag(key, value) for key, value in labels.items()),
+            ],
         )
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / VERDICT_FILE
@@ -71,16 +79,15 @@ def log_drift(
             client.log_artifact(run_id, verdict.report, ARTIFACT_FOLDER)
         status = "FINISHED"
     finally:
-        client.set_terminated(run_id, status)
+        if ours:
+            client.set_terminated(run_id, status)
     if model_name is not None and version is not None:
         client.set_model_version_tag(model_name, str(version), DRIFT_TAG, run_id)
     return run_id
 
 
-def last_verdict(
-    model_name: str, version: str | int, *, experiment: str = "drift"
-) -> DriftVerdict | None:
-    """Return the newest logged verdict on a version, None if there is none.
+def last_verdict(model_name: str, version: str | int) -> DriftVerdict | None:
+    """Return the last logged verdict on a version, None if there is none.
 
     Raises:
         DriftInputError: The run's verdict cannot be read.
@@ -90,24 +97,21 @@ def last_verdict(
     from mlflow.exceptions import MlflowException
 
     client = MlflowClient()
-    found = client.get_experiment_by_name(experiment)
-    if found is None:
-        return None
-    quoted = model_name.replace("'", "''")
-    runs = client.search_runs(
-        [found.experiment_id],
-        f"tags.`{MODEL_TAG}` = '{quoted}' AND tags.`{VERSION_TAG}` = '{int(version)}' "
-        "AND attributes.status = 'FINISHED'",
-        order_by=["attributes.start_time DESC"],
-        max_results=1,
-    )
-    if not runs:
-        return None
-    uri = f"{runs[0].info.artifact_uri}/{ARTIFACT_FOLDER}/{VERDICT_FILE}"
     try:
+        run_id = client.get_model_version(model_name, str(version)).tags.get(DRIFT_TAG)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
+    if run_id is None:
+        return None
+    try:
+        uri = f"{client.get_run(run_id).info.artifact_uri}/{ARTIFACT_FOLDER}/{VERDICT_FILE}"
         return DriftVerdict.from_dict(load_dict(uri))
     except (MlflowException, OSError, ValueError) as error:
-        raise DriftInputError(f"the last verdict cannot be read: {error}", where=uri) from error
+        raise DriftInputError(
+            f"the last verdict cannot be read: {error}", where=f"run {run_id}"
+        ) from error
 
 
 def verdict_word(verdict: DriftVerdict) -> str:
