@@ -14,23 +14,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 _LAZY = {
-    **dict.fromkeys(
-        (
-            "approve",
-            "emergency_promote",
-            "gate_report",
-            "history",
-            "promote",
-            "reject",
-            "request_promotion",
-            "retire",
-            "rollback",
-            "set_rules",
-            "submit_evidence",
-            "withdraw",
-        ),
-        "mlflow_agent_plugin.registry.api",
-    ),
+    "approve": "mlflow_agent_plugin.registry.api",
+    "emergency_promote": "mlflow_agent_plugin.registry.api",
+    "gate_report": "mlflow_agent_plugin.registry.api",
+    "history": "mlflow_agent_plugin.registry.api",
+    "promote": "mlflow_agent_plugin.registry.api",
+    "reject": "mlflow_agent_plugin.registry.api",
+    "request_promotion": "mlflow_agent_plugin.registry.api",
+    "retire": "mlflow_agent_plugin.registry.api",
+    "rollback": "mlflow_agent_plugin.registry.api",
+    "set_rules": "mlflow_agent_plugin.registry.api",
+    "submit_evidence": "mlflow_agent_plugin.registry.api",
+    "withdraw": "mlflow_agent_plugin.registry.api",
     "GateReport": "mlflow_agent_plugin.registry.report",
     "GateRules": "mlflow_agent_plugin.registry.rules",
     "HistoryEntry": "mlflow_agent_plugin.registry.records",
@@ -38,8 +33,24 @@ _LAZY = {
     "parse_rules": "mlflow_agent_plugin.registry.rules",
 }
 
-__all__ = [  # noqa: PLE0604 - the names stand in _LAZY
-    *_LAZY,
+__all__ = [
+    "GateReport",
+    "GateRules",
+    "HistoryEntry",
+    "Slot",
+    "approve",
+    "emergency_promote",
+    "gate_report",
+    "history",
+    "parse_rules",
+    "promote",
+    "reject",
+    "request_promotion",
+    "retire",
+    "rollback",
+    "set_rules",
+    "submit_evidence",
+    "withdraw",
 ]
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@
     agents.promote("support", 3, to="Production")
     agents.rollback("support", to="Production", reason="refunds fail")
 
-A slot is a stage (``Production``, ``Staging``) or an alias written ``@champion``. All of it works the
-same with ``MlflowClient(registry_uri="agents+sqlite:///…")`` and over REST: these functions set the
-registry's command tags and call MLflow's own methods, nothing else.
+A slot is a stage (``Production``, ``Staging``) or an alias written ``@champion``. All of it works
+the same with ``MlflowClient(registry_uri="agents+sqlite:///…")`` and over REST: these functions set
+the registry's command tags and call MLflow's own methods, nothing else.
 """
 
 from __future__ import annotations
@@ -69,9 +69,7 @@ def approve(
     Args and errors as `request_promotion`; also raised when the approval could not count: no open
     request, the author's own, a missing role.
     """
-    _on_version(
-        client, name, version, Command.APPROVE, {"to": _slot(to), "comment": comment}, by
-    )
+    _on_version(client, name, version, Command.APPROVE, {"to": _slot(to), "comment": comment}, by)
 
 
 def reject(
@@ -100,9 +98,7 @@ def withdraw(
     _on_version(client, name, version, Command.WITHDRAW, {"to": _slot(to), "reason": reason}, by)
 
 
-def promote(
-    name: str, version: int | str, *, to: str, client: MlflowClient | None = None
-) -> None:
+def promote(name: str, version: int | str, *, to: str, client: MlflowClient | None = None) -> None:
     """Point `to` to a version, by MLflow's own stage transition or alias.
 
     Raises:
@@ -183,7 +179,7 @@ def emergency_promote(
     by: str | None = None,
     client: MlflowClient | None = None,
 ) -> None:
-    """Point `to` to a version past the gate's rules; on record everywhere, by the emergency role."""
+    """Point `to` to a version past the gate's rules, on record, by the emergency role."""
     body = {"to": _slot(to), "reason": reason}
     _on_version(client, name, version, Command.EMERGENCY, body, by)
 

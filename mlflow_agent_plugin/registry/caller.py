@@ -2,8 +2,8 @@
 
 Rules:
 - Inside a server with login, the caller is whoever MLflow authenticated for this request, with the
-  roles MLflow's own role store gives, and ``admin`` for its administrators. Nothing the client sends
-  besides its credential has a say.
+  roles MLflow's own role store gives, and ``admin`` for its administrators. Nothing the client
+  sends besides its credential has a say.
 - Inside a server without login, the caller is anonymous.
 - In a process that holds the registry itself (a notebook on the database), the caller is the person
   the settings or the operating system name: unverified.
@@ -31,9 +31,7 @@ def current_caller(workspace: str) -> Actor:
     user = getattr(flask.g, "mlflow_authenticated_user", None)
     if not isinstance(user, str) or not user:
         return ANONYMOUS
-    return Actor(
-        user=user, tenant=workspace, roles=_roles(user, workspace), verified=True
-    )
+    return Actor(user=user, tenant=workspace, roles=_roles(user, workspace), verified=True)
 
 
 def acting(caller: Actor, by: str | None, *, allow_unverified: bool) -> Actor:
@@ -51,7 +49,8 @@ def _roles(user: str, workspace: str) -> frozenset[str]:
     try:
         account = auth.store.get_user(user)
         roles = {
-            str(role.name) for role in auth.store.list_user_roles_for_workspace(account.id, workspace)
+            str(role.name)
+            for role in auth.store.list_user_roles_for_workspace(account.id, workspace)
         }
         if account.is_admin:
             roles.add("admin")

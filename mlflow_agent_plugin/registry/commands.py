@@ -1,8 +1,9 @@
 """Commands: what a client asks of the registry by setting a tag.
 
 Every MLflow client, in any language, can set a tag; so the registry needs no interface of its own.
-Tags below ``agent.`` belong to the registry. A command is not stored: the registry does what it says,
-then writes tags of its own that show the outcome. Any other write below ``agent.`` is refused.
+Tags below ``agent.`` belong to the registry. A command is not stored: the registry does what it
+says, then writes tags of its own that show the outcome. Any other write below ``agent.`` is
+refused.
 """
 
 from __future__ import annotations
@@ -98,9 +99,7 @@ ON_VERSION = MappingProxyType(
 )
 """Commands set as a tag of a version; `Command.EVIDENCE` takes a run id instead of a body."""
 
-ON_MODEL = MappingProxyType(
-    {Command.ROLLBACK: Move, Command.RETIRE: Move, Command.HISTORY: Look}
-)
+ON_MODEL = MappingProxyType({Command.ROLLBACK: Move, Command.RETIRE: Move, Command.HISTORY: Look})
 """Commands set as a tag of a model; `Command.RULES` takes a gate.yaml instead of a body."""
 
 

@@ -1,9 +1,8 @@
 """What a model version really holds, read by the registry itself.
 
 Rules:
-- A version's source is followed to where the bytes lie (``models:/m-…``, ``runs:/``,
-  ``mlflow-artifacts:/``, folders, object stores); what a client says about it is not believed.
-- A server never fetches from ``http(s)``, ``ftp`` or the like because a client named it.
+- A version's source is followed to where the bytes lie (see `registry.places`); what a client says
+  about it is not believed.
 - The content digest covers every file of the model folder, MLmodel included: MLmodel decides which
   code loads the rest. Only ``registered_model_meta`` is left out, which MLflow itself writes into a
   folder when it loads a model from there.
@@ -14,16 +13,13 @@ Rules:
 
 from __future__ import annotations
 
-import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 from mlflow_agent_plugin.entities import sha256_of_json
 from mlflow_agent_plugin.errors import AgentError, IntegrityError
@@ -31,13 +27,13 @@ from mlflow_agent_plugin.package.digest import hash_file
 from mlflow_agent_plugin.package.inventory import EXCLUDED, scan
 from mlflow_agent_plugin.package.reading import read_yaml
 from mlflow_agent_plugin.registry.facts import PolicyTestsFact
+from mlflow_agent_plugin.registry.places import fetch_file, local_folder, may_read, repository
 from mlflow_agent_plugin.registry.rules import GATE_FILE, GateRules, parse_rules
 
 MLMODEL = "MLmodel"
 META_FILE = "registered_model_meta"
 MAX_MLMODEL_BYTES = 5 * 1024**2
 
-_REMOTE = frozenset({"http", "https", "ftp", "sftp", "hdfs", "viewfs", "dbfs", "databricks"})
 _PYFUNC_KEYS = frozenset({"loader_module", "data", "env", "python_version", "streamable"})
 
 
@@ -72,7 +68,7 @@ class AgentContent:
     agent: str
     rules: GateRules | None
     contracts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    policy_tests: PolicyTestsFact = PolicyTestsFact(passed=0)
+    policy_tests: PolicyTestsFact = field(default_factory=lambda: PolicyTestsFact(passed=0))
 
 
 @contextmanager
@@ -140,120 +136,6 @@ def digest_folder(folder: Path) -> tuple[str, tuple[FileRecord, ...]]:
         [{"path": item.path, "sha256": item.sha256, "size": item.size} for item in files]
     )
     return digest, files
-
-
-def resolve(source: str, *, tracking_uri: str | None = None) -> str:
-    """Follow ``models:/m-…`` and ``runs:/…`` to the artifact URI behind them.
-
-    Other URIs, and versions of registered models, are returned as they are.
-    """
-    scheme = urlparse(source).scheme
-    if scheme == "models":
-        from mlflow.store.artifact.utils.models import _parse_model_uri
-
-        model_id = _parse_model_uri(source).model_id
-        if model_id is not None:
-            return str(tracking(tracking_uri).get_logged_model(model_id).artifact_location)
-    if scheme == "runs":
-        from mlflow.store.artifact.runs_artifact_repo import RunsArtifactRepository
-
-        run_id, path = RunsArtifactRepository.parse_runs_uri(source)
-        root = str(tracking(tracking_uri).get_run(run_id).info.artifact_uri)
-        return f"{root.rstrip('/')}/{path}"
-    return source
-
-
-def tracking(tracking_uri: str | None = None) -> Any:
-    """Return a client of the tracking store that belongs to this registry.
-
-    Inside a server that is the server's own; else the one MLflow uses now (as MLflow's own store
-    does when it creates a version), or `tracking_uri`.
-    """
-    from mlflow.tracking.client import MlflowClient
-
-    own = os.environ.get("_MLFLOW_SERVER_FILE_STORE") if in_server() is not None else None
-    return MlflowClient(tracking_uri=own or tracking_uri)
-
-
-def may_read(location: str) -> bool:
-    """Return False for places a server must not fetch from because a client named them."""
-    scheme = urlparse(location).scheme.lower()
-    handlers = in_server()
-    if handlers is None:
-        return scheme not in _REMOTE - {"http", "https"}
-    if scheme == "mlflow-artifacts":
-        return bool(handlers._is_servable_proxied_run_artifact_root(location))  # noqa: SLF001
-    return scheme not in _REMOTE
-
-
-def in_server() -> Any:
-    """Return MLflow's handlers module if this process is a tracking server, else None."""
-    if "_MLFLOW_SERVER_FILE_STORE" not in os.environ:
-        return None
-    return sys.modules.get("mlflow.server.handlers")
-
-
-def repository(location: str) -> tuple[Any, str]:
-    """Return the artifact repository of `location` and the path in it.
-
-    Inside a server that proxies artifacts, ``mlflow-artifacts:/`` is its own storage.
-    """
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-    handlers = in_server()
-    if (
-        handlers is not None
-        and urlparse(location).scheme == "mlflow-artifacts"
-        and handlers._is_servable_proxied_run_artifact_root(location)  # noqa: SLF001
-    ):
-        path = handlers._get_proxied_run_artifact_destination_path(location)  # noqa: SLF001
-        path = handlers._get_workspace_scoped_repo_path_if_enabled(path)  # noqa: SLF001
-        return handlers._get_artifact_repo_mlflow_artifacts(), str(path)  # noqa: SLF001
-    return get_artifact_repository(location), ""
-
-
-def local_folder(location: str) -> Path | None:
-    """Return the folder behind `location` if it lies on this machine, else None."""
-    from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
-
-    repo, path = repository(location)
-    if not isinstance(repo, LocalArtifactRepository):
-        return None
-    root = Path(repo.artifact_dir)
-    found = root / path
-    if ".." in found.parts[len(root.parts) :]:
-        raise IntegrityError("leaves the artifact folder", where=location)
-    return found
-
-
-def fetch_file(location: str, path: str, into: Path, *, max_bytes: int) -> Path | None:
-    """Copy one file below `location` to folder `into`; None if it is not there.
-
-    Raises:
-        IntegrityError: It is larger than `max_bytes`, or a link.
-    """
-    root = local_folder(location)
-    if root is not None:
-        found = root / path
-        if found.is_symlink():
-            raise IntegrityError("is a symbolic link", where=path)
-        if not found.is_file():
-            return None
-        if found.stat().st_size > max_bytes:
-            raise IntegrityError(f"is larger than {max_bytes:,} bytes", where=path)
-        target = into / Path(path).name
-        shutil.copyfile(found, target, follow_symlinks=False)
-        return target
-    repo, prefix = repository(location)
-    full = f"{prefix}/{path}".lstrip("/")
-    parent = full.rpartition("/")[0] or None
-    listed = {item.path: item for item in repo.list_artifacts(parent)}
-    entry = listed.get(full)
-    if entry is None or entry.is_dir:
-        return None
-    if (entry.file_size or 0) > max_bytes:
-        raise IntegrityError(f"is larger than {max_bytes:,} bytes", where=path)
-    return Path(repo.download_artifacts(full, str(into)))
 
 
 def _is_agent(location: str, scratch: Path) -> bool:

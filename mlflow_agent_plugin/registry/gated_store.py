@@ -1,4 +1,4 @@
-"""Entry point of MLflow's model registry stores: ``agents+sqlite``, ``agents+postgresql``, ``agents+mysql``.
+"""Entry point of MLflow's model registry stores ``agents+sqlite``, ``agents+postgresql``, ….
 
     mlflow server --registry-store-uri agents+sqlite:///registry.db --backend-store-uri sqlite:///mlflow.db
     MlflowClient(registry_uri="agents+sqlite:///registry.db")
@@ -42,9 +42,7 @@ def make_store(
 
     db_uri = database_uri(store_uri or "")
     kind = (
-        sql_store.GatedWorkspaceStore
-        if MLFLOW_ENABLE_WORKSPACES.get()
-        else sql_store.GatedSqlStore
+        sql_store.GatedWorkspaceStore if MLFLOW_ENABLE_WORKSPACES.get() else sql_store.GatedSqlStore
     )
     read_uri = os.environ.get("_MLFLOW_SERVER_READ_REPLICA_BACKEND_STORE")
     return kind(db_uri, read_db_uri=read_uri, tracking_uri=tracking_uri)

@@ -32,7 +32,8 @@ from mlflow_agent_plugin.registry.records import (
     RequestRecord,
     VersionRecord,
 )
-from mlflow_agent_plugin.registry.rules import SoakRequirement, combine
+from mlflow_agent_plugin.registry.requirements import SoakRequirement
+from mlflow_agent_plugin.registry.rules import combine
 from mlflow_agent_plugin.registry.slots import Slot
 from mlflow_agent_plugin.trust.keys import KeyPurpose, KeyStore
 
@@ -86,8 +87,13 @@ def gather(
     """Collect the facts about `version` before `slot`.
 
     Args:
+        records: The registry's rows.
+        gate: The model's gate.
+        slot: The slot.
+        version: The candidate.
         incumbent: Version the slot points to now.
         content_problem: Why the registered content cannot be trusted now, None if it can.
+        keys: Whose signatures count.
 
     Raises:
         IntegrityError: A row was changed past the registry.
@@ -222,9 +228,7 @@ def _verified(item: EvidenceRecord, record: VersionRecord, keys: Keys) -> SuiteE
     from mlflow_agent_plugin.trust.evidence import read_evidence, verify_evidence
 
     try:
-        statement = verify_evidence(
-            item.envelope, keys.trusted, agent_digest=record.agent_digest
-        )
+        statement = verify_evidence(item.envelope, keys.trusted, agent_digest=record.agent_digest)
         signed = read_evidence(statement)
         measures = read_measures(item.packed, signed.results_digest)
     except AgentError as error:
@@ -271,9 +275,7 @@ def _subject(
             "slot": str(slot),
             "version": version,
             "content": None if record is None else record.content_digest,
-            "evidence": [
-                [item.suite, item.suite_digest, item.results_digest] for item in evidence
-            ],
+            "evidence": [[item.suite, item.suite_digest, item.results_digest] for item in evidence],
             "incumbent": [incumbent, None if theirs is None else theirs.content_digest],
             "rules": [item.model_dump(mode="json") for item in requirements],
         }
@@ -315,6 +317,4 @@ def _stood(
             since.setdefault(entry.slot, entry.at)
         else:
             since.pop(entry.slot, None)
-    return {
-        slot: (records.now - at).total_seconds() / 3600 for slot, at in since.items()
-    }
+    return {slot: (records.now - at).total_seconds() / 3600 for slot, at in since.items()}

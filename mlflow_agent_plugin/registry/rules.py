@@ -12,263 +12,25 @@ Rules:
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
-from typing import Annotated, Any, ClassVar, Literal, Union
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, field_validator
 
 from mlflow_agent_plugin.entities import sha256_of_json
-from mlflow_agent_plugin.errors import AgentError, BundleError, RequestError
+from mlflow_agent_plugin.errors import AgentError, BundleError
 from mlflow_agent_plugin.package.manifest import Name, StrictModel
 from mlflow_agent_plugin.package.reading import YamlDocument, parse_yaml, validate_document
+from mlflow_agent_plugin.registry.requirements import (
+    ANY_SUITE,
+    KINDS,
+    BaseRequirement,
+    Requirement,
+    slot_text,
+)
 from mlflow_agent_plugin.registry.slots import Slot, fold
 
 GATE_FILE = "gate.yaml"
-ANY_SUITE = "*"
-
-Sha256 = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
-SuiteName = Annotated[str, Field(pattern=r"^(\*|[A-Za-z][A-Za-z0-9_-]{0,127})$")]
-Probability = Annotated[float, Field(ge=0.5, lt=1)]
-
-
-class _Requirement(StrictModel):
-    """One rule of the gate."""
-
-    def title(self) -> str:
-        """Return the rule in a few words, as reports show it."""
-        raise NotImplementedError
-
-    def implies(self, other: _Requirement) -> bool:
-        """Return True if whatever meets this rule also meets `other`."""
-        raise NotImplementedError
-
-
-class SuiteRequirement(_Requirement):
-    """Signed evidence on a suite reaches a minimum.
-
-    Attributes:
-        name: Suite, or ``*``: every suite there is evidence on, at least one.
-        metric: One of the metrics evidence recomputes from its results, e.g. ``task_success``.
-        minimum: Least acceptable value.
-        use_lower_bound: Compare the lower bound of the confidence interval, not the estimate.
-        confidence: Of that interval.
-        minimum_sample: Fewest cases.
-        suite_digest: The exact suite, when its content is pinned.
-    """
-
-    kind: Literal["suite"]
-    name: SuiteName
-    metric: Name = "task_success"
-    minimum: float
-    use_lower_bound: bool = True
-    confidence: Probability = 0.95
-    minimum_sample: int = Field(default=30, ge=1)
-    suite_digest: Sha256 | None = None
-
-    def title(self) -> str:
-        """See base."""
-        bound = "lower bound of " if self.use_lower_bound else ""
-        return f"suite {self.name}: {bound}{self.metric} at least {self.minimum:g}"
-
-    def implies(self, other: _Requirement) -> bool:
-        """See base."""
-        return (
-            isinstance(other, SuiteRequirement)
-            and self.name == other.name
-            and self.metric == other.metric
-            and self.minimum >= other.minimum
-            and (self.use_lower_bound or not other.use_lower_bound)
-            and (self.confidence >= other.confidence or not other.use_lower_bound)
-            and self.minimum_sample >= other.minimum_sample
-            and other.suite_digest in {None, self.suite_digest}
-        )
-
-
-class NoRegressionRequirement(_Requirement):
-    """The candidate is not worse than the incumbent, case by case on the same suite.
-
-    Attributes:
-        margin: Largest acceptable loss, in the metric's unit; the lower bound of the paired
-            difference (candidate minus incumbent) must lie above ``-margin``.
-    """
-
-    kind: Literal["no_regression"]
-    suite: Name
-    metric: Literal["task_success", "intent_accuracy", "outcome_accuracy"] = "task_success"
-    margin: float = Field(default=0.02, gt=0, lt=1)
-    confidence: Probability = 0.95
-    minimum_sample: int = Field(default=30, ge=1)
-
-    def title(self) -> str:
-        """See base."""
-        return (
-            f"suite {self.suite}: {self.metric} at most {self.margin:g} below the incumbent's"
-        )
-
-    def implies(self, other: _Requirement) -> bool:
-        """See base."""
-        return (
-            isinstance(other, NoRegressionRequirement)
-            and (self.suite, self.metric) == (other.suite, other.metric)
-            and self.margin <= other.margin
-            and self.confidence >= other.confidence
-            and self.minimum_sample >= other.minimum_sample
-        )
-
-
-class SafetyRequirement(_Requirement):
-    """No unsafe call in any case of a suite (or of every suite there is evidence on)."""
-
-    kind: Literal["safety"]
-    suite: SuiteName = ANY_SUITE
-    minimum_sample: int = Field(default=1, ge=1)
-
-    def title(self) -> str:
-        """See base."""
-        scope = "every suite" if self.suite == ANY_SUITE else f"suite {self.suite}"
-        return f"safety: no unsafe call on {scope}"
-
-    def implies(self, other: _Requirement) -> bool:
-        """See base."""
-        return (
-            isinstance(other, SafetyRequirement)
-            and self.suite == other.suite
-            and self.minimum_sample >= other.minimum_sample
-        )
-
-
-class ContractsRequirement(_Requirement):
-    """Tool contracts are compatible with the incumbent's, or a major version says they are not."""
-
-    kind: Literal["contracts"]
-
-    def title(self) -> str:
-        """See base."""
-        return "contracts: compatible with the incumbent's, or a new major version"
-
-    def implies(self, other: _Requirement) -> bool:
-        """See base."""
-        return isinstance(other, ContractsRequirement)
-
-
-class PolicyTestsRequirement(_Requirement):
-    """The bundle's policies validate and pass their own tests, run by the registry."""
-
-    kind: Literal["policy_tests"]
-    minimum_tests: int = Field(default=1, ge=1)
-
-    def title(self) -> str:
-        """See base."""
-        return "policy tests: all pass"
-
-    def implies(self, other: _Requirement) -> bool:
-        """See base."""
-        return (
-            isinstance(other, PolicyTestsRequirement)
-            and self.minimum_tests >= other.minimum_tests
-        )
-
-
-class ApprovalsRequirement(_Requirement):
-    """People approved exactly this content, evidence and incumbent.
-
-    Attributes:
-        count: How many different people.
-        role: Role each of them holds.
-        not_author: The author of the version and whoever asked for the promotion do not count.
-        expires_hours: Age at which an approval stops counting.
-    """
-
-    kind: Literal["approvals"]
-    count: int = Field(default=1, ge=1, le=100)
-    role: Name = "reviewer"
-    not_author: bool = True
-    expires_hours: float = Field(default=72, gt=0, le=24 * 365)
-
-    def title(self) -> str:
-        """See base."""
-        author = ", not the author" if self.not_author else ""
-        return f"approvals: {self.count} by role {self.role}{author}"
-
-    def implies(self, other: _Requirement) -> bool:
-        """See base."""
-        return (
-            isinstance(other, ApprovalsRequirement)
-            and self.role == other.role
-            and self.count >= other.count
-            and (self.not_author or not other.not_author)
-            and self.expires_hours <= other.expires_hours
-        )
-
-
-class EvidenceAgeRequirement(_Requirement):
-    """All evidence that other requirements draw on is recent."""
-
-    kind: Literal["evidence_max_age"]
-    hours: float = Field(gt=0, le=24 * 3660)
-
-    def title(self) -> str:
-        """See base."""
-        return f"evidence: at most {self.hours:g} hours old"
-
-    def implies(self, other: _Requirement) -> bool:
-        """See base."""
-        return isinstance(other, EvidenceAgeRequirement) and self.hours <= other.hours
-
-
-class SoakRequirement(_Requirement):
-    """The same content stood in another slot for a while before."""
-
-    kind: Literal["soak"]
-    slot: str
-    hours: float = Field(gt=0, le=24 * 366)
-
-    @field_validator("slot")
-    @classmethod
-    def _is_slot(cls, text: str) -> str:
-        return _slot_text(text)
-
-    def title(self) -> str:
-        """See base."""
-        return f"soak: {self.hours:g} hours in {self.slot}"
-
-    def implies(self, other: _Requirement) -> bool:
-        """See base."""
-        return (
-            isinstance(other, SoakRequirement)
-            and self.slot == other.slot
-            and self.hours >= other.hours
-        )
-
-
-Requirement = Annotated[
-    Union[  # noqa: UP007 - pydantic needs the members at run time on Python 3.10
-        SuiteRequirement,
-        NoRegressionRequirement,
-        SafetyRequirement,
-        ContractsRequirement,
-        PolicyTestsRequirement,
-        ApprovalsRequirement,
-        EvidenceAgeRequirement,
-        SoakRequirement,
-    ],
-    Field(discriminator="kind"),
-]
-
-KINDS: Mapping[str, type[_Requirement]] = MappingProxyType(
-    {
-        "suite": SuiteRequirement,
-        "no_regression": NoRegressionRequirement,
-        "safety": SafetyRequirement,
-        "contracts": ContractsRequirement,
-        "policy_tests": PolicyTestsRequirement,
-        "approvals": ApprovalsRequirement,
-        "evidence_max_age": EvidenceAgeRequirement,
-        "soak": SoakRequirement,
-    }
-)
-"""Value of ``kind`` to the model that reads the requirement."""
 
 
 class GateRules(StrictModel):
@@ -300,7 +62,7 @@ class GateRules(StrictModel):
         found: dict[str, list[Any]] = {}
         seen: dict[tuple[bool, str], str] = {}
         for text, requirements in protected.items():
-            slot = _slot_text(text)
+            slot = slot_text(text)
             key = (slot.startswith("@"), fold(slot))
             if key in seen:
                 raise ValueError(f"names {seen[key]} twice: {text}")
@@ -314,7 +76,7 @@ class GateRules(StrictModel):
         """Return the protected slots."""
         return tuple(Slot.parse(text) for text in self.protected)
 
-    def requirements(self, slot: Slot) -> tuple[_Requirement, ...]:
+    def requirements(self, slot: Slot) -> tuple[BaseRequirement, ...]:
         """Return the requirements of `slot`, empty if it is not protected."""
         return tuple(self.protected.get(str(slot), ()))
 
@@ -340,7 +102,9 @@ def parse_rules(
     return validate_document(document, GateRules, error=error)
 
 
-def combine(stored: Sequence[_Requirement], own: Sequence[_Requirement]) -> list[_Requirement]:
+def combine(
+    stored: Sequence[BaseRequirement], own: Sequence[BaseRequirement]
+) -> list[BaseRequirement]:
     """Return the stored requirements and those of the candidate's own that add something."""
     extra = [item for item in own if not any(known.implies(item) for known in stored)]
     return [*stored, *extra]
@@ -385,13 +149,6 @@ def default_rules() -> GateRules:
     )
 
 
-def _slot_text(text: str) -> str:
-    try:
-        return str(Slot.parse(text))
-    except RequestError as error:
-        raise ValueError(str(error)) from error
-
-
 def _check_items(document: YamlDocument, error: type[AgentError]) -> None:
     """Check each requirement by its kind, so that a problem is reported on its own line."""
     protected = document.data.get("protected") if isinstance(document.data, dict) else None
@@ -408,9 +165,7 @@ def _check_items(document: YamlDocument, error: type[AgentError]) -> None:
                     hint=f"One of {', '.join(KINDS)}.",
                 )
             lines = {
-                place[3:]: line
-                for place, line in document.lines.items()
-                if place[:3] == location
+                place[3:]: line for place, line in document.lines.items() if place[:3] == location
             }
             part = YamlDocument(document.name, item, lines)
             validate_document(part, KINDS[item["kind"]], error=error)

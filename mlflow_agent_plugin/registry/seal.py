@@ -1,8 +1,8 @@
 """Seals: this registry's signature over a row that decides something.
 
 Whoever edits the database past the registry does not hold its key: a changed row no longer fits its
-seal and is refused by everything that would rely on it. A deleted row leaves a gap that the history's
-numbers and the audit show.
+seal and is refused by everything that would rely on it. A deleted row leaves a gap that the
+history's numbers and the audit show.
 """
 
 from __future__ import annotations

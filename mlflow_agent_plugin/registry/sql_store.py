@@ -12,20 +12,15 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextlib import suppress
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlparse
 
 from mlflow.entities.model_registry.model_version_stages import get_canonical_stage
 from mlflow.entities.model_registry.prompt_version import IS_PROMPT_TAG_KEY
-from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import INTERNAL_ERROR
-from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
 from mlflow.store.model_registry.sqlalchemy_workspace_store import WorkspaceAwareSqlAlchemyStore
 from mlflow.utils.validation import _validate_model_alias_name, _validate_model_version
 from sqlalchemy import select
 
-from mlflow_agent_plugin.entities import Actor, Clock, utc_now
 from mlflow_agent_plugin.errors import (
     AgentError,
     GateRefusedError,
@@ -34,7 +29,6 @@ from mlflow_agent_plugin.errors import (
     as_mlflow,
 )
 from mlflow_agent_plugin.registry import tables
-from mlflow_agent_plugin.registry.caller import current_caller
 from mlflow_agent_plugin.registry.commands import (
     ON_MODEL,
     ON_VERSION,
@@ -42,41 +36,21 @@ from mlflow_agent_plugin.registry.commands import (
     is_reserved,
     parse_body,
 )
-from mlflow_agent_plugin.registry.content import AgentContent, may_read, open_agent, resolve
+from mlflow_agent_plugin.registry.content import AgentContent, open_agent
 from mlflow_agent_plugin.registry.desk import Desk
 from mlflow_agent_plugin.registry.gathering import Keys
-from mlflow_agent_plugin.registry.pointers import Pointers
-from mlflow_agent_plugin.registry.records import HistoryEntry, Records
+from mlflow_agent_plugin.registry.records import HistoryEntry
 from mlflow_agent_plugin.registry.report import GateReport
-from mlflow_agent_plugin.registry.rules import default_rules, parse_rules
+from mlflow_agent_plugin.registry.rules import parse_rules
+from mlflow_agent_plugin.registry.running import RunningStore, gate_of
 from mlflow_agent_plugin.registry.slots import Slot, fold, twins
 from mlflow_agent_plugin.registry.submission import fetch_evidence
-from mlflow_agent_plugin.registry.tags import TagBoard
-from mlflow_agent_plugin.registry.transaction import Transactions, lock_model
-from mlflow_agent_plugin.registry.vault import Vault
-from mlflow_agent_plugin.trust.audit import AuditKind
 
 T = TypeVar("T")
 
 
-class _Gated(SqlAlchemyStore):
+class _Gated(RunningStore):
     """What both gated stores share; see the module's rules."""
-
-    clock: ClassVar[Clock] = staticmethod(utc_now)
-
-    def __init__(
-        self, db_uri: str, read_db_uri: str | None = None, tracking_uri: str | None = None
-    ) -> None:
-        super().__init__(db_uri, read_db_uri=read_db_uri)
-        self._tracking_uri = tracking_uri
-        self._vault = Vault.beside(db_uri)
-        self._transactions = Transactions(
-            db_uri, self.engine, self.ManagedSessionMaker, lambda: self.clock()
-        )
-        self.ManagedSessionMaker = self._join
-
-    def _join(self, read_only: bool = True) -> Any:  # noqa: FBT001, FBT002 - MLflow's signature
-        return self._transactions.session(read_only=read_only)
 
     # --- versions --------------------------------------------------------------------------------
 
@@ -147,7 +121,7 @@ class _Gated(SqlAlchemyStore):
             if self.get_registered_model(name)._is_prompt():  # noqa: SLF001
                 raise GateRefusedError(f"{name} is a prompt; register the agent under another name")
             desk.tags.purge(is_reserved)
-            desk.adopt()
+            desk.adopt(desk.gate.rules.slots())
         created = create([tag for tag in given if not is_reserved(tag.key)])
         desk.register(int(created.version), content, first=first)
         return self.get_model_version(name, created.version)
@@ -160,7 +134,11 @@ class _Gated(SqlAlchemyStore):
         return desk.transaction.connection.execute(query).first() is not None
 
     def transition_model_version_stage(  # noqa: D102
-        self, name: str, version: Any, stage: str, archive_existing_versions: bool  # noqa: FBT001
+        self,
+        name: str,
+        version: Any,
+        stage: str,
+        archive_existing_versions: bool,  # noqa: FBT001
     ) -> Any:
         def move() -> Any:
             return super(_Gated, self).transition_model_version_stage(
@@ -202,9 +180,9 @@ class _Gated(SqlAlchemyStore):
     def get_model_version_download_uri(self, name: str, version: Any) -> Any:  # noqa: D102
         uri = super().get_model_version_download_uri(name, version)  # also: does it exist?
         with self._reading(name) as records:
-            gate = None if records is None else records.gate(name)
-            if records is None or gate is None:
+            if records is None:
                 return uri
+            gate = gate_of(records, name)
             record = records.version(gate, _validate_model_version(version))
         if record is None:
             return uri
@@ -406,7 +384,7 @@ class _Gated(SqlAlchemyStore):
         number = _validate_model_version(version)
         try:
             with self._reading(name) as records:
-                gate = None if records is None else records.gate(name)
+                gate = None if records is None else gate_of(records, name)
                 record = None if records is None or gate is None else records.version(gate, number)
             if record is None:
                 raise RequestError(
@@ -424,186 +402,18 @@ class _Gated(SqlAlchemyStore):
     def _gate_report(self, name: str, version: Any, to: str) -> GateReport:
         number, slot = _validate_model_version(version), Slot.parse(to)
         self.get_model_version(name, number)
-        return self._governed(
-            "gate_report", name, lambda desk: desk.examine(slot, number)[0]
-        )
+        return self._governed("gate_report", name, lambda desk: desk.examine(slot, number)[0])
 
     def _slot_history(self, name: str, slot: str | None) -> list[HistoryEntry]:
         with self._reading(name) as records:
             return [] if records is None else records.history(name, slot)
-
-    # --- how a change is run ---------------------------------------------------------------------
-
-    def _change(
-        self,
-        operation: str,
-        name: str,
-        ordinary: Callable[[], T],
-        governed: Callable[[Desk], T],
-    ) -> T:
-        """Run a change as MLflow does, or through the desk if the model is gated."""
-        if not self._is_gated(name):
-            with self._transactions.ordinary() as session:
-                lock_model(session, self._get_active_workspace(), name)
-                if not self._is_gated(name):
-                    return ordinary()
-        return self._governed(operation, name, governed)
-
-    def _governed(
-        self,
-        operation: str,
-        name: str,
-        work: Callable[[Desk], T],
-        *,
-        content: AgentContent | None = None,
-    ) -> T:
-        workspace = self._get_active_workspace()
-        try:
-            caller = current_caller(workspace)
-            with self._transactions.governed() as transaction:
-                lock_model(transaction.session, workspace, name)
-                records = Records(transaction.connection, workspace, now=self.clock())
-                pointers = Pointers(transaction.connection, workspace, name)
-                gate = records.gate(name)
-                if gate is None:
-                    if not pointers.model_exists():
-                        self.get_registered_model(name)  # MLflow says that it does not exist
-                    if content is None:
-                        raise RequestError(f"{name} is not an agent's model")
-                    gate = records.create_gate(name, content.rules or default_rules(), caller)
-                return work(
-                    Desk(
-                        transaction=transaction,
-                        records=records,
-                        gate=gate,
-                        caller=caller,
-                        pointers=pointers,
-                        vault=self._vault,
-                        keys=Keys(),
-                        tags=TagBoard(transaction.session, workspace, name),
-                        move=lambda slot, version: self._move(name, slot, version),
-                    )
-                )
-        except AgentError as error:
-            raise self._refused(operation, name, error) from error
-        except MlflowException:
-            raise
-        except Exception as error:
-            raise MlflowException(
-                f"{operation} failed: {type(error).__name__}: {error}", error_code=INTERNAL_ERROR
-            ) from error
-
-    def _move(self, name: str, slot: Slot, version: int | None) -> Any:
-        """Change MLflow's rows; only the desk calls this, inside its transaction."""
-        if slot.is_alias:
-            if version is None:
-                return super().delete_registered_model_alias(name, slot.name)
-            return super().set_registered_model_alias(name, slot.name, version)
-        if version is not None:
-            return super().transition_model_version_stage(name, version, slot.name, True)
-        session = self._transactions.joined
-        assert session is not None
-        found = Pointers(session.connection(), self._get_active_workspace(), name)
-        for each in found.in_stage(slot.name):
-            super().transition_model_version_stage(name, each, "Archived", False)
-        return None
-
-    def _refused(self, operation: str, name: str, error: AgentError) -> MlflowException:
-        """Record a refusal and return what the client gets."""
-        report = getattr(error, "report", None)
-        with suppress(AgentError):  # what is refused stays refused, even if nobody can note it
-            self._transactions.audit.append(
-                AuditKind.GATE_DECIDED,
-                actor=self._caller_or_nobody(),
-                model=name[:300],
-                workspace=self._get_active_workspace(),
-                decision="refused",
-                operation=operation,
-                problem=str(error)[:2000],
-                unmet=[] if report is None else _unmet(report),
-            )
-        return as_mlflow(error)
-
-    def _caller_or_nobody(self) -> Actor:
-        try:
-            return current_caller(self._get_active_workspace())
-        except AgentError:
-            return Actor(user="unknown")
-
-    def _is_gated(self, name: str) -> bool:
-        query = select(tables.gates.c.name).where(
-            tables.gates.c.workspace == self._get_active_workspace(), tables.gates.c.name == name
-        )
-        with self._transactions.reading() as connection:
-            return connection.execute(query).first() is not None
-
-    def _location(self, source: str) -> str | None:
-        """Return where the bytes of a version's source lie, None if that cannot be said."""
-        try:
-            if urlparse(source).scheme == "models":
-                from mlflow.store.artifact.utils.models import _parse_model_uri
-
-                parsed = _parse_model_uri(source)
-                if parsed.model_id is None:
-                    return str(self.get_model_version_download_uri(parsed.name, parsed.version))
-            location = resolve(source, tracking_uri=self._tracking_uri)
-        except Exception:  # MLflow's own method says what is wrong with it
-            return None
-        return location if may_read(location) else None
-
-    def _reading(self, name: str) -> _Reading:
-        return _Reading(self, name)
-
-    def _check_pointers(self, name: str, slots: list[str]) -> None:
-        """Refuse to resolve a protected slot that MLflow's rows and the history see differently."""
-        with self._reading(name) as records:
-            gate = None if records is None else records.gate(name)
-            if records is None or gate is None:
-                return
-            for slot in gate.rules.slots():
-                if str(slot) not in slots:
-                    continue
-                now = Pointers(records.connection, records.workspace, name).of(slot)
-                last = records.last_change(name, str(slot))
-                known = None if last is None or last.epoch != gate.epoch else last.version
-                if now != known:
-                    raise IntegrityError(
-                        f"{slot} points to version {now}, but the registry put version {known} "
-                        "there",
-                        where=name,
-                        hint="Somebody changed the database past the registry: look at the audit.",
-                    )
-
-
-class _Reading:
-    """Opens `Records` to read by; gives None for an ordinary model; translates our errors."""
-
-    def __init__(self, store: _Gated, name: str) -> None:
-        self._store = store
-        self._name = name
-
-    def __enter__(self) -> Records | None:
-        if not self._store._is_gated(self._name):  # noqa: SLF001 - same module
-            self._connection = None
-            return None
-        self._connection = self._store._transactions.reading()  # noqa: SLF001
-        connection = self._connection.__enter__()
-        return Records(
-            connection, self._store._get_active_workspace(), now=self._store.clock()  # noqa: SLF001
-        )
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        if self._connection is not None:
-            self._connection.__exit__(kind, error, trace)
-        if isinstance(error, IntegrityError):
-            raise as_mlflow(error) from error
 
 
 class GatedSqlStore(_Gated):
     """MLflow's SQL registry store behind the gate."""
 
 
-class GatedWorkspaceStore(_Gated, WorkspaceAwareSqlAlchemyStore):
+class GatedWorkspaceStore(_Gated, WorkspaceAwareSqlAlchemyStore):  # type: ignore[misc]  # untyped
     """MLflow's workspace-aware SQL registry store behind the gate."""
 
 
@@ -660,7 +470,3 @@ def _alias_slot(desk: Desk, alias: str) -> Slot | None:
 
 def _is_prompt_key(key: object) -> bool:
     return isinstance(key, str) and fold(key) == IS_PROMPT_TAG_KEY
-
-
-def _unmet(report: dict[str, Any]) -> list[str]:
-    return [item["title"] for item in report["results"] if item["status"] != "met"]

@@ -16,8 +16,8 @@ import zlib
 from pathlib import Path
 
 from mlflow_agent_plugin.errors import EvidenceError
-from mlflow_agent_plugin.registry.content import fetch_file, repository, tracking
 from mlflow_agent_plugin.registry.gathering import MAX_RESULTS_BYTES, Keys
+from mlflow_agent_plugin.registry.places import fetch_file, repository, tracking
 from mlflow_agent_plugin.registry.records import EvidenceRecord
 
 FOLDER = "evaluation"

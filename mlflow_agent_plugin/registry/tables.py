@@ -2,8 +2,8 @@
 
 Rules:
 - Names start with ``agent_``; MLflow's tables are never altered.
-- A model is known by workspace, name and epoch: a model that was deleted and created again under the
-  same name is the next epoch, and nothing granted to the old one counts for it. Its gate stays.
+- A model is known by workspace, name and epoch: a model that was deleted and created again under
+  the same name is the next epoch, and nothing granted to the old one counts for it. Its gate stays.
 - What decides something is sealed: `seal` is this registry's signature over the row's other columns
   (see `registry.seal`), so that an edit past the registry shows.
 - Times are ISO 8601 text in UTC: they are sealed and hashed.

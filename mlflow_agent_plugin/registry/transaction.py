@@ -1,12 +1,12 @@
 """One transaction for MLflow's change, the registry's own rows and the audit.
 
 Rules:
-- On sqlite and PostgreSQL the audit's transaction is the outer one: MLflow's own code runs in an ORM
-  session on the same connection, so that all of it is committed or none. On sqlite the write lock is
-  taken before anything is read.
-- On MySQL, which the runtime store does not use, MLflow's session is the outer one; events go to the
-  runtime store (``MLFLOW_AGENTS_STORE_URI``) right before the commit: there may be an event without
-  a change, never a change without an event.
+- On sqlite and PostgreSQL the audit's transaction is the outer one: MLflow's own code runs in an
+  ORM session on the same connection, so that all of it is committed or none. On sqlite the write
+  lock is taken before anything is read.
+- On MySQL, which the runtime store does not use, MLflow's session is the outer one; events go to
+  the runtime store (``MLFLOW_AGENTS_STORE_URI``) right before the commit: there may be an event
+  without a change, never a change without an event.
 - MLflow's methods find the open session through a context variable and join it.
 """
 
@@ -156,4 +156,3 @@ def lock_model(session: Session, workspace: str, name: str) -> None:
         text("SELECT name FROM registered_models WHERE workspace = :w AND name = :n FOR UPDATE"),
         {"w": workspace, "n": name},
     )
-

@@ -3,13 +3,14 @@
 Rules:
 - ``<root>/agent-registry/sha256/<hex>/`` holds one model folder; its name is its content digest.
 - Written once: a copy is made aside, checked against the digest, then put in place in one step and
-  made read-only. What is there is never written again; if it no longer fits its name, it is refused.
+  made read-only. What is there is never written again; if it no longer fits its name, it is
+  refused.
 - The download URI of a version leads here, so that changing the run's or the logged model's
   artifacts afterwards changes nothing anybody loads.
 - On this machine every hand-out checks the content again. In an object store the bucket's own
   protection (Object Lock, a policy) has to keep it; the gate still checks at every promotion.
-- Where the root is: ``MLFLOW_AGENTS_REGISTRY_CONTENT`` if set; inside a server, the artifact storage
-  it serves; beside the database file for sqlite; else in ``~/.mlflow-agents``.
+- Where the root is: ``MLFLOW_AGENTS_REGISTRY_CONTENT`` if set; inside a server, the artifact
+  storage it serves; beside the database file for sqlite; else in ``~/.mlflow-agents``.
 """
 
 from __future__ import annotations
@@ -25,14 +26,8 @@ from urllib.parse import urlparse
 from mlflow_agent_plugin.config import Settings
 from mlflow_agent_plugin.errors import AgentError, IntegrityError, StoreError
 from mlflow_agent_plugin.registry import guard
-from mlflow_agent_plugin.registry.content import (
-    META_FILE,
-    AgentContent,
-    digest_folder,
-    in_server,
-    local_folder,
-    repository,
-)
+from mlflow_agent_plugin.registry.content import META_FILE, AgentContent, digest_folder
+from mlflow_agent_plugin.registry.places import in_server, local_folder, repository
 
 _ALGORITHM = "sha256"
 
@@ -157,7 +152,9 @@ def _compare(folder: Path, digest: str) -> str | None:
         return "the registry's copy is gone"
     found, _ = digest_folder(folder)
     if found != digest:
-        return f"the registry's copy was changed: it is {found[:19]}…, registered was {digest[:19]}…"
+        return (
+            f"the registry's copy was changed: it is {found[:19]}…, registered was {digest[:19]}…"
+        )
     return None
 
 
