@@ -1,7 +1,9 @@
 """Tool results as messages, and the labels by which their texts are trusted later.
 
 Rules:
-- Only the gateway writes the label; a tool message without one counts as untrusted.
+- Only the runtime (what the user wrote) and the gateway (what a tool returned) write the label. A
+  message of a bundle's own making has none and counts as untrusted, whatever its type: a hand-over
+  note must not pass a tool's words off as the user's.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from mlflow_agent_plugin.core.provenance import LabelledText
 from mlflow_agent_plugin.entities import Provenance, ToolCallRecord
 
 if TYPE_CHECKING:
-    from langchain_core.messages import ToolMessage
+    from langchain_core.messages import HumanMessage, ToolMessage
 
 LABEL_KEY = "mlflow_agents"
 """Key in a tool message's `additional_kwargs` under which the gateway keeps its own label."""
@@ -33,15 +35,27 @@ def seen_texts(state: Any) -> list[LabelledText] | None:
         return None
     seen: list[LabelledText] = []
     for message in messages:
+        label = message.additional_kwargs.get(LABEL_KEY, {}).get("label")
         if isinstance(message, HumanMessage):
-            seen.append((Provenance.USER, message.text))
+            user = label == Provenance.USER.value
+            seen.append((Provenance.USER if user else Provenance.UNTRUSTED, message.text))
         elif isinstance(message, ToolMessage):
-            label = message.additional_kwargs.get(LABEL_KEY, {}).get("label")
             trusted = label == Provenance.TRUSTED.value
             seen.append(
                 (Provenance.TRUSTED if trusted else Provenance.UNTRUSTED, str(message.content))
             )
     return seen
+
+
+def user_message(text: str, *, message_id: str) -> HumanMessage:
+    """Return what the user wrote, labelled as theirs."""
+    from langchain_core.messages import HumanMessage
+
+    return HumanMessage(
+        content=text,
+        id=message_id,
+        additional_kwargs={LABEL_KEY: {"label": Provenance.USER.value}},
+    )
 
 
 def tool_message(record: ToolCallRecord, label: Provenance) -> ToolMessage:

@@ -34,6 +34,7 @@ from mlflow_agent_plugin.core.assembly import (
 )
 from mlflow_agent_plugin.core.checkpoints import close_checkpointer, open_checkpointer
 from mlflow_agent_plugin.core.gateway import Governance, ToolGateway
+from mlflow_agent_plugin.core.messages import user_message
 from mlflow_agent_plugin.core.replies import read_reply
 from mlflow_agent_plugin.core.tracing import Tracer, mask_value
 from mlflow_agent_plugin.core.turn import CURRENT_TURN, Turn
@@ -336,9 +337,7 @@ class AgentRuntime:
                 where="input",
                 hint="Send a user message instead of an approval response.",
             )
-        from langchain_core.messages import HumanMessage
-
-        message = HumanMessage(content=request.text, id=uuid.uuid4().hex)
+        message = user_message(request.text, message_id=uuid.uuid4().hex)
         parts.append((yield from self._step({"messages": [message]}, turn, deltas=deltas)))
         return _joined(parts)
 
