@@ -12,11 +12,12 @@ Rules:
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
-from mlflow_agent_plugin.errors import AgentError, ConfigError, PlannerError
+from mlflow_agent_plugin.errors import ConfigError, PlannerError
 from mlflow_agent_plugin.package.manifest import MANIFEST_FILE
 
 if TYPE_CHECKING:
@@ -51,24 +52,31 @@ _RESERVED = {
     "configurable_fields": "settings",
     "config_prefix": "settings",
 }
+_MISSING_KEY = re.compile(r"api[ _]?key|credential|access[ _]?token", re.IGNORECASE)
+_HINT = (
+    "Check name and settings, and that the provider's key is in the environment; see "
+    "docs/how-to/use-an-llm-provider.md."
+)
 _EXTRAS = {"openai": "mlflow-agent-plugin[openai]"}
 
 
-def build_chat_model(spec: ModelSpec, bundle: Bundle) -> BaseChatModel:
+def build_chat_model(spec: ModelSpec, bundle: Bundle, *, checking: bool = False) -> BaseChatModel:
     """Build the chat model a manifest describes.
 
     Args:
         spec: The manifest's ``model``.
         bundle: The agent; its prompts and files serve the local planner.
+        checking: The model only serves to check that a graph builds: where the provider's key is
+            missing, it is built all the same, and fails when it is called.
 
     Raises:
         ConfigError: The provider is unknown, not installed or lacks its key, or a setting is
             refused.
         PlannerError: The local planner's playbook or trained files are missing or malformed.
     """
-    model = _build_one(spec, bundle, place="model")
+    model = _build_one(spec, bundle, place="model", checking=checking)
     fallbacks = [
-        _build_one(fallback, bundle, place=f"model.fallbacks[{index}]")
+        _build_one(fallback, bundle, place=f"model.fallbacks[{index}]", checking=checking)
         for index, fallback in enumerate(spec.fallbacks)
     ]
     if not fallbacks:
@@ -77,7 +85,7 @@ def build_chat_model(spec: ModelSpec, bundle: Bundle) -> BaseChatModel:
     return cast("BaseChatModel", model.with_fallbacks(fallbacks))
 
 
-def _build_one(spec: ModelSpec, bundle: Bundle, *, place: str) -> BaseChatModel:
+def _build_one(spec: ModelSpec, bundle: Bundle, *, place: str, checking: bool) -> BaseChatModel:
     where = f"{bundle.shown(MANIFEST_FILE)}: {place}"
     if spec.fallbacks and place != "model":
         raise ConfigError(
@@ -92,7 +100,7 @@ def _build_one(spec: ModelSpec, bundle: Bundle, *, place: str) -> BaseChatModel:
         from mlflow_agent_plugin.foundation.scripted import build_scripted
 
         return build_scripted(spec, where=f"{where}.settings")
-    return _build_provider(spec, where)
+    return _build_provider(spec, where, checking=checking)
 
 
 def _refuse_secrets(value: Any, where: str) -> None:
@@ -170,8 +178,11 @@ def _load_trained(files: tuple[tuple[str, bytes], ...], where: str) -> TrainedPl
     return TrainedPlanner.from_files(dict(files), where=where)
 
 
-def _build_provider(spec: ModelSpec, where: str) -> BaseChatModel:
+def _build_provider(spec: ModelSpec, where: str, *, checking: bool) -> BaseChatModel:
     from langchain.chat_models import init_chat_model
+    from pydantic import ValidationError
+
+    from mlflow_agent_plugin.foundation.unavailable import UnavailableChatModel
 
     for name, field in _RESERVED.items():
         if name in spec.settings:
@@ -181,24 +192,45 @@ def _build_provider(spec: ModelSpec, where: str) -> BaseChatModel:
                 hint=f"Use the field {field} of the manifest's model.",
             )
     try:
-        model = init_chat_model(spec.name, model_provider=spec.provider, **spec.settings)
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            model = init_chat_model(spec.name, model_provider=spec.provider, **spec.settings)
     except ImportError as error:
-        package = _EXTRAS.get(spec.provider) or getattr(error, "name", None)
-        install = package or f"langchain-{spec.provider.replace('_', '-')}"
+        package = _EXTRAS.get(spec.provider) or f"langchain-{spec.provider.replace('_', '-')}"
         raise ConfigError(
             f"provider {spec.provider!r} is not installed",
             where=f"{where}.provider",
-            hint=f"Install it: pip install '{install}'.",
+            hint=f"Install it: pip install '{package}'.",
         ) from error
-    except AgentError:
-        raise
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(first["msg"], where=f"{where}.settings.{field}", hint=_HINT) from error
     except Exception as error:
-        raise ConfigError(
+        if "Unsupported provider" in str(error):
+            raise ConfigError(
+                f"there is no provider {spec.provider!r}",
+                where=f"{where}.provider",
+                hint="Use local, scripted, or a provider of LangChain's init_chat_model, for "
+                "example openai.",
+            ) from error
+        problem = ConfigError(
             f"provider {spec.provider!r} cannot be used: {_first_line(error)}",
             where=where,
-            hint="Check provider, name and settings, and that the provider's key is in the "
-            "environment; see docs/how-to/use-an-llm-provider.md.",
-        ) from error
+            hint=_HINT,
+        )
+        if checking and _MISSING_KEY.search(str(error)):
+            return UnavailableChatModel(problem=problem)
+        raise problem from error
+    for warning in warned:
+        # init_chat_model lets a misspelt setting through with a warning only
+        unknown = re.match(r"WARNING! (\S+) is not default parameter", str(warning.message))
+        if unknown is not None:
+            raise ConfigError(
+                "the provider has no such setting",
+                where=f"{where}.settings.{unknown[1]}",
+                hint="Correct its name, or put it under model_kwargs if the service knows it.",
+            )
     return cast("BaseChatModel", model)
 
 
