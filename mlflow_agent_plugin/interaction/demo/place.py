@@ -10,6 +10,9 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,6 +53,22 @@ class Place:
         """Artifacts of all experiments."""
         return self.folder / "artifacts"
 
+    @contextmanager
+    def output(self, name: str) -> Iterator[None]:
+        """Send what this process and its children print to a file of the folder, for a while."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        saved = [(stream, os.dup(stream)) for stream in (1, 2)]
+        with (self.folder / name).open("ab") as log:
+            try:
+                for stream, _ in saved:
+                    os.dup2(log.fileno(), stream)
+                yield
+            finally:
+                for stream, copy in saved:
+                    os.dup2(copy, stream)
+                    os.close(copy)
+
     def environment(self) -> dict[str, str]:
         """Return the environment of the demo and of every process it starts."""
         own = {
@@ -57,6 +76,7 @@ class Place:
             "MLFLOW_REGISTRY_URI": self.registry_uri,
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+            "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
             "MLFLOW_AGENTS_STORE_URI": f"sqlite:///{self.folder / 'agents.db'}",
             "MLFLOW_AGENTS_KEY_DIR": str(self.folder / "keys"),
             "MLFLOW_AGENTS_ENVIRONMENT": "production",

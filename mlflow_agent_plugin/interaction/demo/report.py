@@ -99,9 +99,7 @@ class Teller:
             table.add_column(name, justify=justify)  # type: ignore[arg-type]
         table.add_column("seconds", justify="right")
         for number, step in enumerate(self._result.steps, start=1):
-            table.add_row(
-                str(number), Text(step.name), Text(step.result), f"{step.seconds:.1f}"
-            )
+            table.add_row(str(number), Text(step.name), Text(step.result), f"{step.seconds:.1f}")
         table.add_section()
         table.add_row("", "total", "", f"{self._result.seconds:.1f}")
         self.console.print()

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
-import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlflow_agent_plugin.entities import Actor
-from mlflow_agent_plugin.errors import AgentError, AgentRunError
+from mlflow_agent_plugin.errors import AgentRunError
 from mlflow_agent_plugin.interaction.demo.place import Place, prepare
 from mlflow_agent_plugin.interaction.demo.report import DemoResult, Step, Teller
 from mlflow_agent_plugin.interaction.demo.serving import Client, served, text_of
-from mlflow_agent_plugin.interaction.demo.traffic import (
-    OUT_OF_SCOPE,
-    Answered,
-    Query,
-    plan_week,
-    send,
-)
+from mlflow_agent_plugin.interaction.demo.traffic import OUT_OF_SCOPE, Answered, plan_week, send
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,7 +43,10 @@ HELD_BACK = (
 """What customers ask about once the bank has launched virtual cards, wallets and exchange: intents
 the first version was not trained on."""
 
-PER_DAY = 130
+LAUNCH_CASES = 1000
+"""Scenarios of the launch suite that version 1 is judged by, drawn at random."""
+
+PER_DAY = 105
 QUIET_DAYS = 2
 
 
@@ -66,6 +63,7 @@ class _Story:
     unrelated: dict[str, list[str]] = field(default_factory=dict)
     suites: dict[str, Path] = field(default_factory=dict)
     answered: list[Answered] = field(default_factory=list)
+    reason: str = ""
 
     def step(self, name: str) -> Any:
         return self.teller.step(name)
@@ -90,11 +88,14 @@ def run_demo(folder: Path, *, workers: int = 2, quiet: bool = False) -> DemoResu
         for chapter in (_prepare, _first_version, _promote_first, _serve, _watch, _improve, _back):
             chapter(story)
     _numbers(story)
-    result.look = [
-        "Look at it:",
+    server = (
         f"  {Path(sys.executable).parent / 'mlflow'} server --port 5000"
         f" --backend-store-uri {place.tracking_uri} --registry-store-uri {place.registry_uri}"
-        f" --default-artifact-root {place.artifacts}",
+        f" --default-artifact-root {place.artifacts}"
+    )
+    result.look = [
+        "Look at it:",
+        server,
         f"  open http://127.0.0.1:5000/#/models/{MODEL}    drift report: {place.folder}/drift",
     ]
     result.ok = True
@@ -119,14 +120,14 @@ def _prepare(story: _Story) -> None:
         step.result = source.statement
         story.result.numbers["data"] = source.statement
     with story.step("Train the planner of version 1 without 8 of the intents") as step:
-        report = _train(story, story.place.folder / "planner-1", exclude=HELD_BACK)
+        report = _train(story.place.folder / "planner-1", exclude=HELD_BACK)
         step.result = _trained(report)
         story.result.numbers["planner_1"] = report
     with story.step("Make the suites from the test queries") as step:
         step.result = _make_suites(story)
 
 
-def _train(story: _Story, out: Path, *, exclude: tuple[str, ...] = ()) -> dict[str, Any]:
+def _train(out: Path, *, exclude: tuple[str, ...] = ()) -> dict[str, Any]:
     from pipelines.train import train
 
     return train(out=out, exclude_intents=exclude).to_dict()
@@ -141,7 +142,7 @@ def _trained(report: Mapping[str, Any]) -> str:
 
 
 def _make_suites(story: _Story) -> str:
-    from evaluations.support.build_suite import SuiteBuilder, write_suite
+    from evaluations.support.build_suite import SuiteBuilder, suite_document
 
     assert story.test is not None
     builder = SuiteBuilder.for_agent(story.place.project / "agents" / "support")
@@ -160,7 +161,9 @@ def _make_suites(story: _Story) -> str:
     }.items():
         # The gate asks for the suite "support-workflow": what it holds grows with the product.
         suite = "support-later" if name == "later" else "support-workflow"
-        story.suites[name] = write_suite(chosen, folder / f"{name}.yaml", name=suite)
+        document = suite_document(chosen, name=suite)
+        story.suites[name] = folder / f"{name}.yaml"
+        story.suites[name].write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
     return (
         f"launch: {len(launch) + len(unrelated):,} scenarios;"
         f" whole: {len(scenarios) + len(unrelated):,};"
@@ -186,6 +189,7 @@ def _first_version(story: _Story) -> None:
             f"models:/{MODEL}/1",
             suites=[story.suites["launch"]],
             workers=story.workers,
+            limit=LAUNCH_CASES,
             progress=False,
         )
         step.result = _evaluated(story, "v1_launch", evaluated)
@@ -203,8 +207,9 @@ def _pack(story: _Story, planner: str, name: str) -> Path:
 
 
 def _refused(story: _Story, version: int) -> str:
-    import mlflow_agent_plugin as agents
     from mlflow.exceptions import MlflowException
+
+    import mlflow_agent_plugin as agents
 
     try:
         agents.promote(MODEL, version, to=STAGE)
@@ -302,6 +307,7 @@ def _talk(story: _Story, client: Client) -> str:
 
     amira = _token(Actor("amira", roles=frozenset({"customer"})))
     dora = _token(Actor("dora", roles=frozenset({"customer"})))
+    otto = Actor("otto", roles=frozenset({"operations"}))
     lines: list[str] = []
 
     def note(said: str, response: dict[str, Any]) -> dict[str, Any]:
@@ -311,30 +317,25 @@ def _talk(story: _Story, client: Client) -> str:
         lines.append(f"“{said}” → {custom['outcome']} ({calls}): {answer[:90]}")
         return custom
 
-    note("My card was stolen", client.ask("My card was stolen", session_id="t1", token=amira))
-    denied = "Can I use the card again that I reported as compromised? Please unfreeze it."
-    note("unfreeze my compromised card", _first_denied(client, dora, denied))
-    said = "I want to close my account"
-    custom = note(said, client.ask(said, session_id="t3", token=amira))
-    if custom["outcome"] != "waiting_approval":
-        custom = note("yes", client.ask("yes, close it", session_id="t3", token=amira))
-    if custom["outcome"] != "waiting_approval":
+    def ask(said: str, session_id: str, token: str) -> dict[str, Any]:
+        return note(said, client.ask(said, session_id=session_id, token=token))
+
+    ask("My card was stolen", "talk-1", amira)
+    denied = ask("I found my card, please unfreeze it", "talk-2", dora)
+    if "denied" not in [call["status"] for call in denied["calls"]]:
+        raise AgentRunError("a card reported as misused could be unfrozen")
+    ask("please close my account", "talk-3", amira)
+    waiting = ask("yes", "talk-3", amira)
+    if waiting["outcome"] != "waiting_approval":
         raise AgentRunError("closing an account did not wait for an approval")
-    approval = custom["approvals"][0]
+    approval_id = waiting["approvals"][0]["approval_id"]
     with Store.open() as store:
-        ApprovalQueue(store).approve(
-            approval["approval_id"],
-            Actor("otto", roles=frozenset({approval["role"]})),
-            "balance is zero",
-        )
-    resumed = client.resume(approval["approval_id"], session_id="t3", token=amira)
-    note("(approved by otto)", resumed)
+        ApprovalQueue(store).approve(approval_id, otto, "balance checked")
+    done = note("(otto approves)", client.resume(approval_id, session_id="talk-3", token=amira))
+    if done["outcome"] != "acted":
+        raise AgentRunError("the approved call did not run")
     story.result.numbers["conversation"] = lines
     return "\n".join(lines)
-
-
-def _first_denied(client: Client, token: str, text: str) -> dict[str, Any]:
-    return client.ask(text, session_id="t2", token=token)
 
 
 def _traffic(answered: list[Answered]) -> str:
@@ -383,7 +384,8 @@ def _watch(story: _Story) -> None:
             "days": [verdict.drifted for verdict in verdicts],
             "run_id": str(run_id),
         }
-        step.result = f"confirmed on day {first}: {verdicts[-1].summary()}"
+        story.reason = verdicts[-1].summary()
+        step.result = f"confirmed on day {first}: {story.reason}"
 
 
 # --- chapter 5: retrain and compare --------------------------------------------------------------
@@ -420,21 +422,46 @@ def _label(story: _Story) -> str:
     import mlflow
     from mlflow.entities import AssessmentSource, AssessmentSourceType
 
-    source = AssessmentSource(
-        source_type=AssessmentSourceType.HUMAN, source_id="data set annotators"
-    )
+    from mlflow_agent_plugin.lifecycle.labels import LABEL_ASSESSMENT
+
+    source = AssessmentSource(source_type=AssessmentSourceType.HUMAN, source_id="annotators")
     count = 0
     for item in story.answered:
         if item.query.intent in (*HELD_BACK, OUT_OF_SCOPE) and item.trace_id is not None:
             mlflow.log_expectation(
-                trace_id=item.trace_id, name="intent", value=item.query.intent, source=source
+                trace_id=item.trace_id,
+                name=LABEL_ASSESSMENT,
+                value=item.query.intent,
+                source=source,
             )
             count += 1
     return f"{count} requests labelled on their traces"
 
 
 def _retrain(story: _Story) -> str:
-    raise NotImplementedError
+    import mlflow
+
+    import mlflow_agent_plugin as agents
+    from mlflow_agent_plugin.lifecycle import collect_labels
+
+    experiment = mlflow.get_experiment_by_name("support-traffic")
+    assert experiment is not None
+    with story.place.output("retrain.log"):
+        done = agents.retrain(
+            story.reason,
+            project=story.place.project,
+            workspace=story.place.folder / "retrain",
+            model_name=MODEL,
+            to=STAGE,
+            labels=collect_labels([experiment.experiment_id]),
+            suites=[story.suites["whole"]],
+            exclude_intents=HELD_BACK,
+            parameters={"workers": story.workers, "holdout_share": 0},
+        )
+    report = done.details["train"]
+    story.result.numbers["planner_2"] = report
+    story.result.numbers["retrain"] = done.to_dict()
+    return f"{_trained(report)}; {done.summary()}"
 
 
 def _rate(story: _Story, key: str, metric: str) -> str:
