@@ -13,6 +13,7 @@ docs/reference/data.md lists sources and licences.
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import io
 import os
@@ -47,6 +48,7 @@ CLINC150_SHA256 = "85ffc53e88876cea5280ed07abd3fd9f8ad1fcab18bb694a17b2306ee399d
 
 SMALL_SET = Path(__file__).parent / "small_set"
 
+_TABLE_HINT = "Give a CSV file in UTF-8 with the columns text and category."
 _DOWNLOAD_TIMEOUT_SECONDS = 10.0
 _LARGEST_DOWNLOAD_BYTES = 10 * 1024**2
 
@@ -200,38 +202,47 @@ def read_labelled(path: str | Path) -> pd.DataFrame:
     import pandas as pd
 
     path = Path(path)
+    rows = _read_rows(path)
+    header, body = rows[0], rows[1:]
+    missing = [name for name in ("text", "category") if name not in header]
+    if missing:
+        raise DataError(f"has no column {missing[0]}", where=str(path), hint=_TABLE_HINT)
+    for number, row in enumerate(body, start=1):
+        if len(row) != len(header):
+            raise DataError(
+                f"row {number} has {len(row)} fields, the header {len(header)}",
+                where=str(path),
+                hint="Put text with commas or line breaks in double quotes.",
+            )
+        for name in ("text", "category"):
+            if not row[header.index(name)].strip():
+                raise DataError(
+                    f"row {number} has no {name}",
+                    where=str(path),
+                    hint="Fill it in or remove the row.",
+                )
+    if not body:
+        raise DataError("has no rows", where=str(path), hint="Give labelled examples.")
+    columns = [header.index("text"), header.index("category")]
+    return pd.DataFrame(
+        [[row[column] for column in columns] for row in body], columns=["text", "category"]
+    )
+
+
+def _read_rows(path: Path) -> list[list[str]]:
     try:
-        content = path.read_bytes()
-        frame = pd.read_csv(
-            io.BytesIO(content), encoding="utf-8-sig", dtype=str, keep_default_na=False
-        )
+        text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror}", where=str(path)) from error
-    except (ValueError, pd.errors.ParserError) as error:
-        reason = next(iter(str(error).splitlines()), "")
-        raise DataError(
-            f"is not a CSV file in UTF-8: {reason}",
-            where=str(path),
-            hint="Give a CSV file with the columns text and category.",
-        ) from error
-    missing = [name for name in ("text", "category") if name not in frame.columns]
-    if missing:
-        raise DataError(
-            f"has no column {missing[0]}",
-            where=str(path),
-            hint="Give a CSV file with the columns text and category.",
-        )
-    for name in ("text", "category"):
-        empty = frame.index[frame[name].str.strip() == ""]
-        if len(empty):
-            raise DataError(
-                f"row {int(empty[0]) + 1} has no {name}",
-                where=str(path),
-                hint="Fill it in or remove the row.",
-            )
-    if frame.empty:
-        raise DataError("has no rows", where=str(path), hint="Give labelled examples.")
-    return frame[["text", "category"]]
+    except UnicodeDecodeError as error:
+        raise DataError("is not UTF-8 text", where=str(path), hint=_TABLE_HINT) from error
+    try:
+        rows = [row for row in csv.reader(io.StringIO(text, newline=""), strict=True) if row]
+    except csv.Error as error:
+        raise DataError(f"is not a CSV file: {error}", where=str(path), hint=_TABLE_HINT) from error
+    if not rows:
+        raise DataError("is empty", where=str(path), hint=_TABLE_HINT)
+    return rows
 
 
 def _banking77(folder: Path, how: Literal["folder", "cache", "download"]) -> DataSource:
