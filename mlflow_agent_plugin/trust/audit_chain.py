@@ -28,6 +28,10 @@ from mlflow_agent_plugin.trust.spelling import plain
 FORMAT = "mlflow-agents/audit/v1"
 MAX_BODY_BYTES = 64 * 1024
 
+# Made once: `json.dumps` makes a new encoder for every call with settings of its own.
+_FIELDS = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+_BODY = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":"), sort_keys=True)
+
 HEADER_FIELDS = (
     "writer",
     "seq",
@@ -105,7 +109,7 @@ def event_hash(header: Mapping[str, Any], body: str, prev_hash: str) -> str:
     """
     # A list of strings, integers and nulls: compact JSON spells it one way only, and quickly.
     fields = [FORMAT, *(header[name] for name in HEADER_FIELDS), body, prev_hash]
-    text = json.dumps(fields, ensure_ascii=True, separators=(",", ":"))
+    text = _FIELDS.encode(fields)
     return "sha256:" + hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
@@ -114,7 +118,7 @@ def checkpoint_hash(
 ) -> str:
     """Return the hash of one checkpoint; its ASCII bytes are what the key signs."""
     fields = [f"{FORMAT}/checkpoint", number, writer, seq, head_hash, ts, key_id, prev_hash]
-    text = json.dumps(fields, ensure_ascii=True, separators=(",", ":"))
+    text = _FIELDS.encode(fields)
     return "sha256:" + hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
@@ -134,9 +138,9 @@ def decode_signature(text: str) -> bytes | None:
 def spell_body(body: Mapping[str, Any]) -> str:
     """Return the body's text: JSON, whatever the values are."""
     try:
-        text = _dump(body)
+        text = _BODY.encode(body)
     except (ValueError, TypeError, RecursionError):
-        text = _dump(plain(body))
+        text = _BODY.encode(plain(body))
     if len(text) <= MAX_BODY_BYTES:
         return text
     short = {
@@ -146,10 +150,4 @@ def spell_body(body: Mapping[str, Any]) -> str:
         "starts": text[:2000],
         "fields": sorted(str(key)[:100] for key in body)[:100],
     }
-    return _dump(short)
-
-
-def _dump(value: Any) -> str:
-    return json.dumps(
-        value, sort_keys=True, ensure_ascii=True, allow_nan=False, separators=(",", ":")
-    )
+    return _BODY.encode(short)

@@ -24,7 +24,8 @@ def spell_field(value: object) -> str | None:
     if value is None:
         return None
     # PostgreSQL refuses NUL in text; UTF-8 refuses lone surrogates.
-    return _text(str(value)[:MAX_FIELD_CHARS]).replace("\x00", "\\x00")
+    text = str(value)[:MAX_FIELD_CHARS]
+    return text if text.isascii() and text.isprintable() else _text(text).replace("\x00", "\\x00")
 
 
 def plain(value: Any, *, depth: int = 0) -> Any:

@@ -64,7 +64,7 @@ def test_a_user_who_may_only_read_insert_and_update_can_do_everything_but_touch_
                 "ALTER TABLE agent_audit_events DISABLE TRIGGER ALL",
                 "DELETE FROM agent_effects",
             ):
-                with pytest.raises(StoreError, match="denied|owner"), store.begin() as connection:  # noqa: PT012
+                with pytest.raises(StoreError, match=r"denied|owner"), store.begin() as connection:  # noqa: PT012
                     connection.execute(text(statement))
     finally:
         with psycopg.connect(postgres_uri, autocommit=True) as admin:
