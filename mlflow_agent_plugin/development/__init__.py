@@ -11,6 +11,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 _LAZY = {
+    "evaluate": "evaluation",
+    "load_results": "evaluation",
+    "compare": "comparison",
+    "Comparison": "comparison",
+    "EvaluationResult": "results",
+    "SuiteResult": "results",
+    "run_suite": "runner",
     "Matcher": "matching",
     "Expectation": "scenario",
     "Fault": "scenario",
@@ -25,7 +32,14 @@ _LAZY = {
 __all__ = sorted(_LAZY)  # noqa: PLE0605 - the names are the keys above
 
 if TYPE_CHECKING:
+    from mlflow_agent_plugin.development.comparison import Comparison as Comparison
+    from mlflow_agent_plugin.development.comparison import compare as compare
+    from mlflow_agent_plugin.development.evaluation import evaluate as evaluate
+    from mlflow_agent_plugin.development.evaluation import load_results as load_results
     from mlflow_agent_plugin.development.matching import Matcher as Matcher
+    from mlflow_agent_plugin.development.results import EvaluationResult as EvaluationResult
+    from mlflow_agent_plugin.development.results import SuiteResult as SuiteResult
+    from mlflow_agent_plugin.development.runner import run_suite as run_suite
     from mlflow_agent_plugin.development.scenario import Expectation as Expectation
     from mlflow_agent_plugin.development.scenario import Fault as Fault
     from mlflow_agent_plugin.development.scenario import FaultKind as FaultKind
