@@ -175,7 +175,9 @@ def _load_trained(files: tuple[tuple[str, bytes], ...], where: str) -> TrainedPl
     """Read a planner; equal bytes are read once per process (a planner never changes)."""
     from mlflow_agent_plugin.foundation.planner.intent_model import TrainedPlanner
 
-    return TrainedPlanner.from_files(dict(files), where=where)
+    planner = TrainedPlanner.from_files(dict(files), where=where)
+    planner.rank("")  # imports scikit-learn now, not while the first user waits
+    return planner
 
 
 def _build_provider(spec: ModelSpec, where: str, *, checking: bool) -> BaseChatModel:
