@@ -505,10 +505,10 @@ def _numbers(story: _Story) -> None:
 @contextmanager
 def _environment(place: Place) -> Iterator[None]:
     """Run the block in the demo's environment, quietly, with the project importable."""
-    before = dict(os.environ)
+    before, during = dict(os.environ), place.environment()
     path = list(sys.path)
     os.environ.clear()
-    os.environ.update(place.environment())
+    os.environ.update(during)
     sys.path.insert(0, str(place.project))
     for name in ("mlflow", "alembic", "httpx"):
         logging.getLogger(name).setLevel(logging.ERROR)
