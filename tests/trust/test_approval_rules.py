@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mlflow_agent_plugin.entities import ANONYMOUS, Actor
 from mlflow_agent_plugin.errors import ApprovalError
-from mlflow_agent_plugin.trust.approval_rules import (
+from mlflow_agent_plugin.trust.approval.rules import (
     FINAL_STATES,
     Approval,
     ApprovalState,

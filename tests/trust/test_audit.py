@@ -17,7 +17,7 @@ from mlflow_agent_plugin.errors import StoreError
 from mlflow_agent_plugin.store import Store
 from mlflow_agent_plugin.store.tables import audit_checkpoints
 from mlflow_agent_plugin.trust.audit import AuditKind, AuditLog, verify_audit
-from mlflow_agent_plugin.trust.audit_chain import MAX_BODY_BYTES
+from mlflow_agent_plugin.trust.audit.chain import MAX_BODY_BYTES
 from mlflow_agent_plugin.trust.keys import KeyStore, SigningKey
 
 EVE = Actor("eve", "bank", frozenset({"vip", "customer"}), verified=True)

@@ -12,14 +12,14 @@ from sqlalchemy import select, text
 from mlflow_agent_plugin.store import Store
 from mlflow_agent_plugin.store.tables import audit_checkpoints, audit_events
 from mlflow_agent_plugin.trust.audit import AuditAnchor, AuditKind, AuditLog, verify_audit
-from mlflow_agent_plugin.trust.audit_chain import (
+from mlflow_agent_plugin.trust.audit.chain import (
     HEADER_FIELDS,
     checkpoint_hash,
     encode_signature,
     event_hash,
     genesis,
 )
-from mlflow_agent_plugin.trust.audit_verify import AuditCheck, AuditDefect
+from mlflow_agent_plugin.trust.audit.verify import AuditCheck, AuditDefect
 from mlflow_agent_plugin.trust.keys import KeyPurpose, KeyStore, SigningKey
 
 KEY = SigningKey.generate()

@@ -18,81 +18,26 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Annotated, Any, Literal
+from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from mlflow_agent_plugin import __version__
 from mlflow_agent_plugin.entities import canonical_json, sha256_digest
 from mlflow_agent_plugin.errors import EvidenceError
+from mlflow_agent_plugin.trust.evidence.format import (
+    PREDICATE_TYPE,
+    STATEMENT_TYPE,
+    Digest,
+    validate_statement,
+)
 from mlflow_agent_plugin.trust.evidence.metrics import Metric, MetricKind, compute_metrics
 from mlflow_agent_plugin.trust.evidence.results import CaseResult, parse_results
 from mlflow_agent_plugin.trust.keys import SigningKey
 
-STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
-PREDICATE_TYPE = "urn:mlflow-agent-plugin:evidence:v1"
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 MAX_PAYLOAD_CHARS = 1_000_000
 MAX_SIGNATURES = 16
-
-_Hex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class _Digest(_Strict):
-    sha256: _Hex
-
-
-class _Subject(_Strict):
-    name: str = Field(min_length=1)
-    digest: _Digest
-
-
-class _Suite(_Strict):
-    name: str = Field(min_length=1)
-    digest: _Digest
-
-
-class _Results(_Strict):
-    cases: int = Field(ge=0)
-    digest: _Digest
-
-
-class _Evaluator(_Strict):
-    name: str
-    version: str
-
-
-class _Metric(BaseModel):
-    # Not strict: canonical JSON spells the float 1.0 as 1.
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    value: float
-    low: float | None
-    high: float | None
-    n: int = Field(ge=0)
-    kind: Literal["rate", "mean", "count"]
-    successes: int | None
-
-
-class _Predicate(_Strict):
-    suite: _Suite
-    results: _Results
-    metrics: dict[str, _Metric]
-    runId: str  # noqa: N815 - in-toto spells fields so
-    evaluatedAt: str  # noqa: N815
-    evaluator: _Evaluator
-
-
-class _Statement(_Strict):
-    type_: Literal["https://in-toto.io/Statement/v1"] = Field(alias="_type")
-    subject: list[_Subject] = Field(min_length=1, max_length=1)
-    predicateType: Literal["urn:mlflow-agent-plugin:evidence:v1"]  # noqa: N815
-    predicate: _Predicate
 
 
 @dataclass(frozen=True)
@@ -165,7 +110,7 @@ def evidence_statement(
             "evaluator": {"name": "mlflow-agent-plugin", "version": __version__},
         },
     }
-    _validate(statement)
+    validate_statement(statement)
     return statement
 
 
@@ -178,7 +123,7 @@ def sign_evidence(statement: Mapping[str, Any], key: SigningKey) -> dict[str, An
     from securesystemslib.dsse import Envelope
     from securesystemslib.signer import CryptoSigner, SSlibKey
 
-    _validate(statement)
+    validate_statement(statement)
     signer = CryptoSigner(key.private_key, SSlibKey.from_crypto(key.public_key, keyid=key.key_id))
     envelope = Envelope(canonical_json(dict(statement)), PAYLOAD_TYPE, {})
     envelope.sign(signer)
@@ -232,7 +177,7 @@ def verify_evidence(
         statement = json.loads(parsed.payload, object_pairs_hook=_no_duplicates)
     except (ValueError, RecursionError) as error:
         raise EvidenceError("the signed payload is not JSON") from error
-    found = _validate(statement)
+    found = validate_statement(statement)
     if agent_digest is not None and _from_digest(found.subject[0].digest) != agent_digest:
         raise EvidenceError(
             f"the evidence is about {_from_digest(found.subject[0].digest)}, "
@@ -253,7 +198,7 @@ def read_evidence(statement: Mapping[str, Any]) -> Evidence:
     Raises:
         EvidenceError: It is malformed.
     """
-    found = _validate(statement)
+    found = validate_statement(statement)
     predicate = found.predicate
     try:
         evaluated_at = datetime.fromisoformat(predicate.evaluatedAt)
@@ -330,15 +275,6 @@ def _check_envelope(envelope: Mapping[str, Any]) -> None:
             raise EvidenceError("a signature of the envelope is malformed")
 
 
-def _validate(statement: object) -> _Statement:
-    try:
-        return _Statement.model_validate(statement)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        field = ".".join(str(part) for part in first["loc"]) or "statement"
-        raise EvidenceError(f"{field}: {first['msg']}", where="evidence statement") from error
-
-
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
@@ -353,5 +289,5 @@ def _to_digest(value: str, where: str) -> dict[str, str]:
     return {"sha256": digits}
 
 
-def _from_digest(digest: _Digest) -> str:
+def _from_digest(digest: Digest) -> str:
     return f"sha256:{digest.sha256}"

@@ -1,4 +1,4 @@
-"""The audit: what happened, in an order and wording nobody can change quietly.
+"""Writing the audit, and reading it back.
 
 Rules:
 - Append only. An event is durable when `append` returns; if it cannot be written, `append` raises
@@ -9,7 +9,7 @@ Rules:
 - After a fork, or when a commit's fate is unknown, a log goes on as a new writer: a chain never
   branches.
 
-What `verify` can and cannot detect stands in `trust.audit_verify`.
+What `verify` can and cannot detect stands in `trust.audit.verify`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from enum import Enum
 from typing import Any
 
 from sqlalchemy import Connection, Row, insert, select, text
@@ -32,10 +31,11 @@ from mlflow_agent_plugin.entities import Actor, Clock, utc_now
 from mlflow_agent_plugin.errors import StoreError
 from mlflow_agent_plugin.store.engine import Store
 from mlflow_agent_plugin.store.tables import audit_checkpoints, audit_events
-from mlflow_agent_plugin.trust.audit_chain import (
+from mlflow_agent_plugin.trust.audit.chain import (
     CHECKPOINT_GENESIS,
     HEADER_FIELDS,
     AuditEvent,
+    AuditKind,
     checkpoint_hash,
     encode_signature,
     event_hash,
@@ -43,45 +43,12 @@ from mlflow_agent_plugin.trust.audit_chain import (
     spell_body,
     timestamp,
 )
-from mlflow_agent_plugin.trust.audit_verify import AuditAnchor, AuditVerification, verify_audit
+from mlflow_agent_plugin.trust.audit.verification import AuditAnchor, AuditVerification
+from mlflow_agent_plugin.trust.audit.verify import verify_audit
 from mlflow_agent_plugin.trust.keys import KeyPurpose, KeyStore, SigningKey
 from mlflow_agent_plugin.trust.spelling import spell_field
 
-__all__ = [
-    "AuditAnchor",
-    "AuditEvent",
-    "AuditKind",
-    "AuditLog",
-    "AuditTransaction",
-    "AuditVerification",
-    "verify_audit",
-]
-
 _CHECKPOINT_LOCK = 0x617564697400  # PostgreSQL: one checkpoint at a time; any fixed number
-
-
-class AuditKind(str, Enum):
-    """What an event records."""
-
-    REQUEST_RECEIVED = "request_received"
-    TOOL_CALL_DECIDED = "tool_call_decided"
-    TOOL_CALL_STARTED = "tool_call_started"
-    TOOL_CALL_FINISHED = "tool_call_finished"
-    APPROVAL_REQUESTED = "approval_requested"
-    APPROVAL_ANSWERED = "approval_answered"
-    REQUEST_ANSWERED = "request_answered"
-    PROMOTION_REQUESTED = "promotion_requested"
-    PROMOTION_ANSWERED = "promotion_answered"
-    GATE_DECIDED = "gate_decided"
-    VERSION_REGISTERED = "version_registered"
-    VERSION_PROMOTED = "version_promoted"
-    VERSION_ROLLED_BACK = "version_rolled_back"
-    SLOT_EMPTIED = "slot_emptied"
-    GATE_RULES_CHANGED = "gate_rules_changed"
-    EVIDENCE_RECORDED = "evidence_recorded"
-    DRIFT_DETECTED = "drift_detected"
-    RETRAIN_STARTED = "retrain_started"
-    UNSAFE_OVERRIDE = "unsafe_override"
 
 
 @dataclass

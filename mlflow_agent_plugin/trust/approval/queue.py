@@ -1,6 +1,6 @@
 """The queue of calls that wait for a human, in the store.
 
-The rules are in `trust.approval_rules`; here each becomes one compare-and-set statement, so that of
+The rules are in `trust.approval.rules`; here each becomes one compare-and-set statement, so that of
 any number of concurrent answers, or executions, exactly one wins, on whatever machine.
 
 Rules:
@@ -28,7 +28,7 @@ from mlflow_agent_plugin.entities import Actor, Clock, ToolCall, utc_now
 from mlflow_agent_plugin.errors import ApprovalError
 from mlflow_agent_plugin.store.engine import Store
 from mlflow_agent_plugin.store.tables import approvals
-from mlflow_agent_plugin.trust.approval_rules import (
+from mlflow_agent_plugin.trust.approval.rules import (
     Approval,
     ApprovalState,
     answer,
@@ -38,8 +38,6 @@ from mlflow_agent_plugin.trust.approval_rules import (
 )
 from mlflow_agent_plugin.trust.audit import AuditKind, AuditLog, AuditTransaction
 from mlflow_agent_plugin.trust.spelling import spell_field
-
-__all__ = ["Approval", "ApprovalQueue", "ApprovalState"]
 
 _FIELDS = tuple(field.name for field in fields(Approval))
 _OPEN = (ApprovalState.WAITING.value, ApprovalState.APPROVED.value)

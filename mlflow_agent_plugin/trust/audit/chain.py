@@ -20,6 +20,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
+from enum import Enum
 from typing import Any
 
 from mlflow_agent_plugin.entities import sha256_digest
@@ -44,6 +45,30 @@ HEADER_FIELDS = (
     "agent",
     "agent_digest",
 )
+
+
+class AuditKind(str, Enum):
+    """What an event records."""
+
+    REQUEST_RECEIVED = "request_received"
+    TOOL_CALL_DECIDED = "tool_call_decided"
+    TOOL_CALL_STARTED = "tool_call_started"
+    TOOL_CALL_FINISHED = "tool_call_finished"
+    APPROVAL_REQUESTED = "approval_requested"
+    APPROVAL_ANSWERED = "approval_answered"
+    REQUEST_ANSWERED = "request_answered"
+    PROMOTION_REQUESTED = "promotion_requested"
+    PROMOTION_ANSWERED = "promotion_answered"
+    GATE_DECIDED = "gate_decided"
+    VERSION_REGISTERED = "version_registered"
+    VERSION_PROMOTED = "version_promoted"
+    VERSION_ROLLED_BACK = "version_rolled_back"
+    SLOT_EMPTIED = "slot_emptied"
+    GATE_RULES_CHANGED = "gate_rules_changed"
+    EVIDENCE_RECORDED = "evidence_recorded"
+    DRIFT_DETECTED = "drift_detected"
+    RETRAIN_STARTED = "retrain_started"
+    UNSAFE_OVERRIDE = "unsafe_override"
 
 
 @dataclass(frozen=True)
