@@ -1,6 +1,6 @@
 """Make the support agent's workflow suite from real customer queries.
 
-    python -m evaluations.support.build_suite suite.yaml     # or a .jsonl
+    python -m evaluations.support.build_suite build/support-workflow
 
 Rules:
 - Each query of BANKING77's test split is asked in the situation of one example customer, and judged
@@ -16,15 +16,15 @@ Rules:
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, field_validator
+import yaml
+from pydantic import AfterValidator, Field
 
 from mlflow_agent_plugin.development.scenario import (
     Expectation,
@@ -35,6 +35,7 @@ from mlflow_agent_plugin.development.scenario import (
     SimulatedReply,
     StateCheck,
 )
+from mlflow_agent_plugin.development.suite import SUITE_FILE, write_scenarios
 from mlflow_agent_plugin.entities import Outcome
 from mlflow_agent_plugin.errors import AgentError, SuiteError
 from mlflow_agent_plugin.package import StrictModel, read_yaml, validate_document
@@ -43,6 +44,7 @@ HERE = Path(__file__).parent
 OUTCOMES_FILE = HERE / "outcomes.yaml"
 AGENT_DIR = HERE.parents[1] / "agents" / "support"
 SUITE_NAME = "support-workflow"
+SCENARIOS_FILE = "scenarios.jsonl"
 TODAY = "2026-01-15"
 """The bank's day in every scenario; the suite's clock says the same."""
 
@@ -50,27 +52,28 @@ DID_NOT_UNDERSTAND = "not sure that I understand"
 """Part of the agent's question when it did not understand the customer."""
 
 
+def _regular_expression(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"is not a regular expression: {error}") from error
+    return pattern
+
+
+Pattern = Annotated[str, Field(min_length=1), AfterValidator(_regular_expression)]
+
+
 class Variant(StrictModel):
     """What else is expected of queries in which `if_text` is found; None: as the intent says."""
 
-    if_text: str = Field(min_length=1)
+    if_text: Pattern
     outcomes: list[Outcome] | None = None
     calls: list[RequiredCall] | None = None
     also_fine: list[str] | None = None
     articles: list[str] | None = None
-    told: str | None = None
+    told: Pattern | None = None
     state: list[StateCheck] | None = None
     says: dict[str, str] | None = None
-
-    @field_validator("if_text", "told")
-    @classmethod
-    def _is_regular_expression(cls, pattern: str | None) -> str | None:
-        if pattern is not None:
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise ValueError(f"is not a regular expression: {error}") from error
-        return pattern
 
 
 class Handling(StrictModel):
@@ -81,7 +84,7 @@ class Handling(StrictModel):
     calls: list[RequiredCall] = Field(default_factory=list)
     also_fine: list[str] = Field(default_factory=list)
     articles: list[str] = Field(default_factory=list)
-    told: str | None = None
+    told: Pattern | None = None
     state: list[StateCheck] = Field(default_factory=list)
     says: dict[str, str] = Field(default_factory=dict)
     variants: list[Variant] = Field(default_factory=list)
@@ -169,8 +172,9 @@ class SuiteBuilder:
                     f"banking77/{number:04d}",
                     text,
                     handling.for_text(text),
+                    intent=intent,
                     rephrased=again,
-                    tags=["banking77", f"intent:{intent.rstrip('?')}"],
+                    tags=["banking77", f"intent:{intent}"],
                 )
             )
         return scenarios
@@ -182,6 +186,7 @@ class SuiteBuilder:
                 f"clinc150/{number:04d}",
                 text,
                 self.outcomes.out_of_scope,
+                intent=None,
                 rephrased=None,
                 tags=["clinc150", "out_of_scope"],
             )
@@ -189,7 +194,14 @@ class SuiteBuilder:
         ]
 
     def _scenario(
-        self, case_id: str, text: str, handling: Handling, *, rephrased: str | None, tags: list[str]
+        self,
+        case_id: str,
+        text: str,
+        handling: Handling,
+        *,
+        intent: str | None,
+        rephrased: str | None,
+        tags: list[str],
     ) -> Scenario:
         replies = [
             SimulatedReply(when_text_contains=question, say=reply)
@@ -197,9 +209,11 @@ class SuiteBuilder:
         ]
         if rephrased is not None:
             replies.append(SimulatedReply(when_text_contains=DID_NOT_UNDERSTAND, say=rephrased))
+        wanted = {} if intent is None else {"intent": intent}
         return Scenario.model_validate(
             {
                 "id": case_id,
+                **wanted,
                 "actor": {"user": handling.customer, "roles": ["customer"], "verified": True},
                 "world": {"path": ":memory:", "seed": True, "today": TODAY},
                 "turns": [{"user": text}],
@@ -241,17 +255,23 @@ class SuiteBuilder:
         return sorted(self.outcomes.intents)
 
 
-def suite_document(scenarios: Sequence[Scenario], *, name: str = SUITE_NAME) -> dict[str, Any]:
-    """Return the suite as the content of a suite file."""
-    return {
+def write_suite(scenarios: Sequence[Scenario], folder: Path, *, name: str = SUITE_NAME) -> Path:
+    """Write a suite of `scenarios` to `folder` and return its suite file.
+
+    The scenarios stand in a JSONL file of their own: customers write characters that YAML changes.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    write_scenarios(scenarios, folder / SCENARIOS_FILE)
+    head = {
         "apiVersion": "mlflow-agents/v1",
         "name": name,
         "description": "Customer queries of BANKING77's test split and out-of-scope queries.",
         "agent": "support",
-        "scenarios": [
-            scenario.model_dump(mode="json", exclude_unset=True) for scenario in scenarios
-        ],
+        "files": [SCENARIOS_FILE],
     }
+    path = folder / SUITE_FILE
+    path.write_text(yaml.safe_dump(head, sort_keys=False), encoding="utf-8")
+    return path
 
 
 def _check_names(
@@ -270,7 +290,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from pipelines.data import load_banking77, load_clinc_oos
 
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("output", type=Path, help="suite file to write (.yaml, read as JSON)")
+    parser.add_argument("folder", type=Path, help="folder to write the suite to")
     parser.add_argument("--limit", type=int, default=None, help="first N queries of each source")
     options = parser.parse_args(arguments)
     try:
@@ -283,10 +303,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except AgentError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    # JSON is YAML: one parser reads both, and JSON needs no quoting rules for customers' texts
-    document = json.dumps(suite_document(scenarios), ensure_ascii=False, indent=1)
-    options.output.write_text(document + "\n", encoding="utf-8")
-    print(f"{len(scenarios)} scenarios in {options.output}")
+    path = write_suite(scenarios, options.folder)
+    print(f"{len(scenarios)} scenarios in {path}")
     return 0
 
 
