@@ -27,6 +27,7 @@ _LAZY = {
     "check_suite": "suite",
     "load_suite": "suite",
     "write_scenarios": "suite",
+    "write_suite": "suite",
 }
 
 __all__ = sorted(_LAZY)  # noqa: PLE0605 - the names are the keys above
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from mlflow_agent_plugin.development.suite import check_suite as check_suite
     from mlflow_agent_plugin.development.suite import load_suite as load_suite
     from mlflow_agent_plugin.development.suite import write_scenarios as write_scenarios
+    from mlflow_agent_plugin.development.suite import write_suite as write_suite
 
 
 def __getattr__(name: str) -> Any:

@@ -275,7 +275,7 @@ def case_result(scenario: Scenario, episode: Episode, judged: Score, *, suite: s
         success=judged.success,
         failures=list(judged.failures),
         intent=None if first is None else first.intent,
-        expected_intent=scenario.expect.intent,
+        expected_intent=scenario.expected_intent(),
         confidence=None if confidence is None else round(min(1.0, max(0.0, confidence)), 6),
         calls=[
             {"tool": call.tool, "arguments": dict(call.arguments), "status": call.status.value}

@@ -14,7 +14,7 @@ from mlflow_agent_plugin.development.case import CaseRun
 from mlflow_agent_plugin.development.comparison import compare
 from mlflow_agent_plugin.development.results import SuiteResult, flat_metrics, percentiles
 from mlflow_agent_plugin.development.runner import SuiteRun
-from mlflow_agent_plugin.development.suite import Suite, write_scenarios
+from mlflow_agent_plugin.development.suite import Suite, write_suite
 from mlflow_agent_plugin.entities import utc_now
 from mlflow_agent_plugin.observability.reference import EVIDENCE_TAG
 from mlflow_agent_plugin.observability.schema import REFERENCE_ARTIFACT, write_reference
@@ -172,7 +172,7 @@ def write_artifacts(
         artifact_path=f"{FOLDER}/{run.suite.name}",
         comparison=None if earlier is None else compare(rows, earlier),
     )
-    write_scenarios(run.suite.scenarios, folder / "suite.jsonl")
+    write_suite(run.suite, folder / "suite.jsonl")
     (folder / "timings.jsonl").write_text(
         "".join(
             json.dumps(

@@ -215,7 +215,8 @@ class Expectation(StrictModel):
         calls_required: Calls that have to happen.
         in_order: They have to happen in the order given.
         calls_forbidden: Calls that must not run.
-        other_writes: Whether writes nobody mentioned may run.
+        other_writes: Whether writes nobody mentioned may run: forbidden, allowed, or the tools
+            that may.
         end_state: Checks on the world afterwards.
         reply: Checks on the last answer.
         max_calls: Tool calls in the whole scenario.
@@ -229,7 +230,7 @@ class Expectation(StrictModel):
     calls_required: list[RequiredCall] = Field(default_factory=list)
     in_order: bool = False
     calls_forbidden: list[ForbiddenCall] = Field(default_factory=list)
-    other_writes: Literal["forbidden", "allowed"] = "forbidden"
+    other_writes: Literal["forbidden", "allowed"] | list[Name] = "forbidden"
     end_state: list[StateCheck] = Field(default_factory=list)
     reply: ReplyCheck | None = None
     max_calls: int | None = Field(default=None, ge=0)
@@ -252,6 +253,8 @@ class Scenario(StrictModel):
     Attributes:
         id: Unique in its suite.
         description: What it is about.
+        intent: What the user wants, if known: measured as intent accuracy, not judged
+            (``expect.intent`` judges it too).
         actor: Who asks.
         world: Settings for the bundle's resources factory, over the manifest's own.
         seed: Seed of everything a fault leaves open.
@@ -268,6 +271,7 @@ class Scenario(StrictModel):
 
     id: CaseId
     description: str | None = None
+    intent: str | None = Field(default=None, min_length=1)
     actor: ActorSpec = ActorSpec()
     world: dict[str, Any] = Field(default_factory=dict)
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
@@ -285,7 +289,13 @@ class Scenario(StrictModel):
     def _turns_fit(self) -> Scenario:
         if len(self.turns) > self.max_turns:
             raise ValueError(f"turns holds {len(self.turns)}, but max_turns is {self.max_turns}")
+        if self.intent is not None and self.expect.intent not in (None, self.intent):
+            raise ValueError(f"intent is {self.intent!r}, but expect.intent is not")
         return self
+
+    def expected_intent(self) -> str | None:
+        """Return the intent the planner should see, None if nobody says."""
+        return self.expect.intent if self.intent is None else self.intent
 
     def expected_outcome(self) -> str:
         """Return the outcomes that are right, joined by ``|``; "" if any is."""

@@ -219,6 +219,8 @@ def _other_writes(
     if expect.other_writes == "allowed":
         return []
     mentioned = {wanted.tool for wanted in expect.calls_required}
+    if isinstance(expect.other_writes, list):
+        mentioned |= set(expect.other_writes)
     return [
         call
         for call in calls

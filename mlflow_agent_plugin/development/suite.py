@@ -1,9 +1,11 @@
 """A suite: scenarios with a name and a digest, read from files and checked against an agent.
 
 Rules:
-- A suite is a YAML file, a JSONL file (one scenario a line; its name is the file's), or a folder
-  with ``suite.yaml``. A suite file lists scenarios itself, names further files (`files`, YAML or
-  JSONL, relative to it), or both.
+- A suite is a YAML file, a JSONL file, or a folder with ``suite.yaml``. A suite file lists
+  scenarios itself, names further files (`files`, YAML or JSONL, relative to it), or both.
+- A JSONL file holds one scenario a line; its first line may be the fields of a suite file (it has
+  ``apiVersion``), otherwise the suite is called as the file is. For thousands of scenarios it is
+  the better format: it is read line by line.
 - ``defaults`` of the suite file fill what a scenario leaves out; ``world`` is merged key by key.
 - An empty suite and two scenarios of one id are errors; every error names file, line and field.
 - The digest covers what the scenarios say, after defaults, not how the files spell it: splitting a
@@ -157,9 +159,7 @@ class Suite:
             "agent": self.agent,
             "now": self.now.astimezone(timezone.utc).isoformat(),
             "environment": self.environment,
-            "scenarios": [
-                scenario.model_dump(mode="json", exclude_unset=True) for scenario in self.scenarios
-            ],
+            "scenarios": _lines_of(self.scenarios),
         }
 
     def where(self, case_id: str, *field_location: str | int) -> str:
@@ -199,8 +199,10 @@ def load_suite(path: str | Path) -> Suite:
         )
     found: dict[str, tuple[Scenario, _Origin]] = {}
     if source.suffix == ".jsonl":
-        _read_jsonl(source, found)
-        return _make(SuiteFile(apiVersion=API_VERSION, name=_name_of(source)), source, found)
+        header = _read_jsonl(source, found, may_have_header=True)
+        return _make(
+            header or SuiteFile(apiVersion=API_VERSION, name=_name_of(source)), source, found
+        )
     _check_suffix(source)
     document = read_yaml(source, error=SuiteError)
     spec = validate_document(document, SuiteFile, error=SuiteError)
@@ -222,15 +224,51 @@ def load_suite(path: str | Path) -> Suite:
     return _make(spec, source, found)
 
 
+def write_suite(suite: Suite, path: str | Path) -> None:
+    """Write a suite as one JSONL file; read again it has the same digest.
+
+    Raises:
+        SuiteError: The file is not called ``….jsonl``, or cannot be written.
+    """
+    target = Path(path)
+    if target.suffix != ".jsonl":
+        raise SuiteError("has to end in .jsonl", where=str(target))
+    header = {
+        "apiVersion": API_VERSION,
+        "name": suite.name,
+        "description": suite.description,
+        "agent": suite.agent,
+        "now": suite.now.isoformat(),
+        "environment": suite.environment,
+        "reference": suite.reference,
+    }
+    lines = [{name: value for name, value in header.items() if value is not None}]
+    _write_lines(lines + _lines_of(suite.scenarios), target)
+
+
 def write_scenarios(scenarios: Sequence[Scenario], path: str | Path) -> None:
-    """Write scenarios as JSONL, sorted by id: the same scenarios give the same bytes."""
-    lines = [
-        json.dumps(
-            scenario.model_dump(mode="json", exclude_unset=True), ensure_ascii=False, sort_keys=True
-        )
-        for scenario in sorted(scenarios, key=lambda scenario: scenario.id)
-    ]
-    Path(path).write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    """Write scenarios as JSONL for a suite file to name; the same scenarios give the same bytes.
+
+    Raises:
+        SuiteError: The file cannot be written.
+    """
+    _write_lines(_lines_of(sorted(scenarios, key=lambda scenario: scenario.id)), Path(path))
+
+
+def _lines_of(scenarios: Sequence[Scenario]) -> list[dict[str, Any]]:
+    return [scenario.model_dump(mode="json", exclude_unset=True) for scenario in scenarios]
+
+
+def _write_lines(lines: Sequence[Mapping[str, Any]], target: Path) -> None:
+    draft = target.with_name(f".{target.name}.draft")
+    try:
+        with draft.open("w", encoding="utf-8", newline="\n") as file:
+            for line in lines:
+                file.write(json.dumps(line, ensure_ascii=False, sort_keys=True) + "\n")
+        draft.replace(target)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise SuiteError(f"cannot be written: {error.strerror}", where=str(target)) from error
 
 
 def check_suite(suite: Suite, bundle: Bundle) -> None:
@@ -269,6 +307,9 @@ def _tools_named_in(
         if forbidden.tool is not None:
             location = ("expect", "calls_forbidden", index)
             named.append((location, forbidden.tool, forbidden.arguments))
+    if isinstance(scenario.expect.other_writes, list):
+        for index, tool in enumerate(scenario.expect.other_writes):
+            named.append((("expect", "other_writes", index), tool, {}))
     for index, answer in enumerate(scenario.simulated):
         named.append((("simulated", index), answer.tool, answer.arguments))
     for index, fault in enumerate(scenario.faults):
@@ -362,13 +403,19 @@ def _read_yaml(path: Path, found: dict[str, tuple[Scenario, _Origin]]) -> None:
         _add(found, scenario, _Origin(document, ("scenarios", index)))
 
 
-def _read_jsonl(path: Path, found: dict[str, tuple[Scenario, _Origin]]) -> None:
+def _read_jsonl(
+    path: Path, found: dict[str, tuple[Scenario, _Origin]], *, may_have_header: bool = False
+) -> SuiteFile | None:
     before = len(found)
+    header: SuiteFile | None = None
     try:
         with path.open(encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
                     document = _parse_line(path, number, line)
+                    if may_have_header and number == 1 and "apiVersion" in document.data:
+                        header = validate_document(document, SuiteFile, error=SuiteError)
+                        continue
                     scenario = validate_document(document, Scenario, error=SuiteError)
                     _add(found, scenario, _Origin(document, ()))
     except UnicodeDecodeError:
@@ -377,6 +424,9 @@ def _read_jsonl(path: Path, found: dict[str, tuple[Scenario, _Origin]]) -> None:
         raise SuiteError(f"cannot be read: {error.strerror}", where=str(path)) from error
     if len(found) == before:
         raise SuiteError("is empty", where=f"{path}:1", hint="Put one scenario on each line.")
+    if header is not None and (header.scenarios or header.files):
+        raise SuiteError("the first line must not hold scenarios or files", where=f"{path}:1")
+    return header
 
 
 def _parse_line(path: Path, number: int, line: str) -> YamlDocument:
@@ -389,6 +439,10 @@ def _parse_line(path: Path, number: int, line: str) -> YamlDocument:
         raise SuiteError(
             f"is not one JSON object: {error}", where=where, hint="Put one scenario on each line."
         ) from None
+    if not isinstance(data, dict):
+        raise SuiteError(
+            "is not one JSON object", where=where, hint="Put one scenario on each line."
+        )
     # Every field of the scenario stands on this one line.
     return YamlDocument(str(path), data, {(): number})
 
