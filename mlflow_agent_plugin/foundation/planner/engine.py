@@ -16,7 +16,7 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any, cast
 
@@ -130,7 +130,8 @@ class PlannerEngine:
         step = plan.steps[state.step] if state.step < len(plan.steps) else None
         state = _with(state, step=state.step + 1)
         if result.error is not None and not (step is not None and step.optional):
-            return self._fail(state, plan, result.error, results)
+            tool = result.error.tool if step is None else step.tool
+            return self._fail(state, plan, replace(result.error, tool=tool), results)
         return self._advance(state, plan, results)
 
     @staticmethod
@@ -334,6 +335,10 @@ class PlannerEngine:
         rule = plan.on_error.get(error.kind) or self.playbook.on_error[error.kind]
         state = _with(state, pending=None)
         said_no = error.kind in ("denied", "rejected")
+        escalation = self.playbook.escalation
+        if rule.escalate and escalation is not None and error.tool == escalation.tool:
+            # the plan's own hand-over failed: trying the same once more would repeat a call
+            return self._say(state, escalation.failed, Outcome.FAILED, results, error=error)
         if rule.escalate:
             reason: Reason = "policy_denied" if said_no else "tool_failure"
             return self._escalate(state, reason, results, error)
