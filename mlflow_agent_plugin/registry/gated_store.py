@@ -37,10 +37,22 @@ def make_store(
     """
     del artifact_uri
     from mlflow.environment_variables import MLFLOW_ENABLE_WORKSPACES
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
 
     from mlflow_agent_plugin.registry import sql_store
 
     db_uri = database_uri(store_uri or "")
+    try:
+        make_url(db_uri)
+    except ArgumentError:
+        # The text itself is not repeated: a half-typed URL still holds its password.
+        raise MlflowException(
+            "The registry URI is not agents+ and a database URL, e.g. agents+sqlite:///registry.db",
+            error_code=INVALID_PARAMETER_VALUE,
+        ) from None
     kind = (
         sql_store.GatedWorkspaceStore if MLFLOW_ENABLE_WORKSPACES.get() else sql_store.GatedSqlStore
     )

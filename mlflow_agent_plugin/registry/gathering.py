@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlflow_agent_plugin.entities import sha256_of_json
-from mlflow_agent_plugin.errors import AgentError, EvidenceError
+from mlflow_agent_plugin.errors import AgentError, EvidenceError, IntegrityError
 from mlflow_agent_plugin.registry.facts import (
     ApprovalFact,
     ContractsFact,
@@ -100,6 +100,8 @@ def gather(
     """
     record = records.version(gate, version)
     theirs = None if incumbent is None else records.version(gate, incumbent)
+    if incumbent is not None and theirs is None:
+        _check_no_agent(records, gate, slot, incumbent)
     evidence = () if record is None else _evidence(records, gate, record, keys)
     own = () if record is None or record.rules is None else record.rules.requirements(slot)
     requirements = combine(gate.rules.requirements(slot), own)
@@ -214,6 +216,17 @@ def unpack(packed: bytes) -> bytes:
     if unpacker.unconsumed_tail:
         raise EvidenceError("the stored results are too large")
     return data
+
+
+def _check_no_agent(records: Records, gate: Gate, slot: Slot, version: int) -> None:
+    """Check that an incumbent nothing is known about never was an agent."""
+    last = records.last_change(gate.name, str(slot))
+    if last is not None and last.version == version and last.content_digest is not None:
+        raise IntegrityError(
+            f"what is known about version {version} was removed past the registry",
+            where=gate.name,
+            hint="Restore it from a backup, and look at the audit.",
+        )
 
 
 def _evidence(

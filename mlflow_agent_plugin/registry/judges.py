@@ -136,6 +136,9 @@ def _no_regression(rule: NoRegressionRequirement, facts: GateFacts) -> Requireme
         facts.incumbent.content_digest == facts.content_digest
     ):
         return _met(kind, title, "same content as the incumbent")
+    if facts.incumbent.content_digest is None:
+        why = f"the incumbent (version {facts.incumbent.version}) is no agent"
+        return unknown(kind, title, why, "Let a reviewer retire the slot first.")
     ours = _latest(rule.suite, facts.evidence)
     theirs = _latest(rule.suite, facts.incumbent.evidence)
     if ours is None or ours.problem is not None:
@@ -212,6 +215,8 @@ def _contracts(rule: ContractsRequirement, facts: GateFacts) -> RequirementResul
     title, kind = rule.title(), "contracts"
     if facts.incumbent is None:
         return _met(kind, title, "the slot is empty: there is no incumbent")
+    if facts.incumbent.content_digest is None:
+        return _met(kind, title, "the incumbent is no agent: it has no contracts")
     found = facts.contracts
     if found is None or found.problem is not None:
         why = "not compared" if found is None else str(found.problem)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, field_validator
 
@@ -32,6 +32,8 @@ from mlflow_agent_plugin.registry.slots import Slot, fold
 
 GATE_FILE = "gate.yaml"
 
+TagKey = Annotated[str, Field(min_length=1, max_length=250, pattern=r"^[\w.\-: /]+$")]
+
 
 class GateRules(StrictModel):
     """The whole of ``gate.yaml``.
@@ -40,6 +42,7 @@ class GateRules(StrictModel):
         protected: Slot to its requirements.
         reviewer_role: Who may roll back, empty a slot or loosen these rules.
         emergency_role: Who may point a slot to a version past these rules, with a reason.
+        guarded_tags: Keys of tags that deployments act on; only a reviewer sets or deletes them.
         allow_unverified: Believe names people give when nobody logged in. For one person on one
             machine; every report says so.
     """
@@ -48,6 +51,7 @@ class GateRules(StrictModel):
     protected: dict[str, list[Requirement]]
     reviewer_role: Name = "reviewer"
     emergency_role: Name = "admin"
+    guarded_tags: list[TagKey] = Field(default_factory=list)
     allow_unverified: bool = False
 
     model_config: ClassVar[ConfigDict] = ConfigDict(
@@ -79,6 +83,10 @@ class GateRules(StrictModel):
     def requirements(self, slot: Slot) -> tuple[BaseRequirement, ...]:
         """Return the requirements of `slot`, empty if it is not protected."""
         return tuple(self.protected.get(str(slot), ()))
+
+    def guards_tag(self, key: str) -> bool:
+        """Return True if only a reviewer may set or delete tag `key`, in any spelling."""
+        return fold(key) in {fold(item) for item in self.guarded_tags}
 
     def to_json(self) -> str:
         """Return the rules as one line of JSON that `parse_rules` reads back."""
@@ -125,6 +133,9 @@ def loosened(old: GateRules, new: GateRules) -> list[str]:
         ]
     if new.allow_unverified and not old.allow_unverified:
         found.append("allow_unverified would be true")
+    free = sorted(set(old.guarded_tags) - set(new.guarded_tags))
+    if free:
+        found.append(f"tag {free[0]} would no longer be guarded")
     for field in ("reviewer_role", "emergency_role"):
         if getattr(new, field) != getattr(old, field):
             found.append(f"{field} would be {getattr(new, field)}")

@@ -294,11 +294,11 @@ class _Gated(RunningStore):
         def store() -> None:
             super(_Gated, self).set_model_version_tag(name, version, tag)
 
-        if not (is_reserved(tag.key) or _is_prompt_key(tag.key)):
-            store()
-            return
-
         def governed(desk: Desk) -> None:
+            if not _is_special(tag.key):
+                _check_tag(desk, tag.key)
+                store()
+                return
             number = _validate_model_version(version)
             if not desk.pointers.exists(number):
                 store()  # MLflow says that there is no such version
@@ -306,40 +306,67 @@ class _Gated(RunningStore):
 
         if tag.key == Command.EVIDENCE.value and self._is_gated(name):
             self._submit(name, version, str(tag.value))
-            return
-        self._change(f"set_model_version_tag {tag.key[:100]}", name, store, governed)
+        else:
+            self._change_tag("set_model_version_tag", name, tag.key, store, governed)
 
     def delete_model_version_tag(self, name: str, version: Any, key: str) -> None:  # noqa: D102
         def delete() -> None:
             super(_Gated, self).delete_model_version_tag(name, version, key)
 
-        if is_reserved(key):
-            self._change("delete_model_version_tag", name, delete, _own_tag(key))
-        else:
-            delete()
+        self._change_tag(
+            "delete_model_version_tag",
+            name,
+            key,
+            delete,
+            lambda desk: _delete_tag(desk, key, delete),
+        )
 
     def set_registered_model_tag(self, name: str, tag: Any) -> None:  # noqa: D102
         def store() -> None:
             super(_Gated, self).set_registered_model_tag(name, tag)
 
-        if is_reserved(tag.key) or _is_prompt_key(tag.key):
-            self._change(
-                f"set_registered_model_tag {tag.key[:100]}",
-                name,
-                store,
-                lambda desk: self._run_on_model(desk, tag.key, str(tag.value)),
-            )
-        else:
-            store()
+        def governed(desk: Desk) -> None:
+            if _is_special(tag.key):
+                self._run_on_model(desk, tag.key, str(tag.value))
+            else:
+                _check_tag(desk, tag.key)
+                store()
+
+        self._change_tag("set_registered_model_tag", name, tag.key, store, governed)
 
     def delete_registered_model_tag(self, name: str, key: str) -> None:  # noqa: D102
         def delete() -> None:
             super(_Gated, self).delete_registered_model_tag(name, key)
 
-        if is_reserved(key):
-            self._change("delete_registered_model_tag", name, delete, _own_tag(key))
+        self._change_tag(
+            "delete_registered_model_tag",
+            name,
+            key,
+            delete,
+            lambda desk: _delete_tag(desk, key, delete),
+        )
+
+    def _change_tag(
+        self,
+        operation: str,
+        name: str,
+        key: object,
+        ordinary: Callable[[], None],
+        governed: Callable[[Desk], None],
+    ) -> None:
+        """Run a change of a tag: MLflow's own method unless the tag means something to the gate."""
+        if _is_special(key) or self._guards_tag(name, key):
+            self._change(f"{operation} {str(key)[:100]}", name, ordinary, governed)
         else:
-            delete()
+            ordinary()
+
+    def _guards_tag(self, name: str, key: object) -> bool:
+        with self._reading(name) as records:
+            return (
+                records is not None
+                and isinstance(key, str)
+                and gate_of(records, name).rules.guards_tag(key)
+            )
 
     # --- commands --------------------------------------------------------------------------------
 
@@ -427,11 +454,20 @@ def _command(key: str, known: Any) -> Command:
     )
 
 
-def _own_tag(key: str) -> Callable[[Desk], None]:
-    def refuse(_desk: Desk) -> None:
-        raise GateRefusedError(f"tag {key} is the registry's own and cannot be deleted")
+def _is_special(key: object) -> bool:
+    return is_reserved(key) or _is_prompt_key(key)
 
-    return refuse
+
+def _check_tag(desk: Desk, key: str) -> None:
+    if desk.gate.rules.guards_tag(key):
+        desk.needs_role(desk.caller, desk.gate.rules.reviewer_role, f"set or delete tag {key}")
+
+
+def _delete_tag(desk: Desk, key: str, delete: Callable[[], None]) -> None:
+    if is_reserved(key):
+        raise GateRefusedError(f"tag {key} is the registry's own and cannot be deleted")
+    _check_tag(desk, key)
+    delete()
 
 
 def _not_an_agent(desk: Desk) -> Any:

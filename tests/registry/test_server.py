@@ -185,6 +185,7 @@ def test_with_a_login_names_in_commands_count_for_nothing(tmp_path, monkeypatch)
         },
     )  # fmt: skip
     try:
+
         def login(user):
             monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", user)
             monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", password)
