@@ -1,0 +1,287 @@
+"""Commands that run MLflow's server with the gated registry: server, user.
+
+Rules:
+- Everything the server keeps lies in one folder: database, artifacts, users, session secret.
+- There is no default password. The first start with ``--login`` takes the administrator's from
+  ``MLFLOW_AUTH_ADMIN_PASSWORD``, or makes one and shows it once.
+- Without ``--login`` nobody is asked who he is; listening beyond this machine then warns.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import os
+import secrets
+import socket
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mlflow_agent_plugin.errors import ConfigError
+from mlflow_agent_plugin.interaction.cli.answer import Answer, print_answer
+from mlflow_agent_plugin.interaction.cli.group import answers
+from mlflow_agent_plugin.interaction.cli.options import PATH
+
+ADMIN = "admin"
+_PASSWORD_BYTES = 18
+
+_AUTH_INI = """\
+# Written by `mlflow-agents server --login`; see MLflow's documentation of basic authentication.
+# Everybody who may log in may look; changing needs a role (`mlflow-agents user add --role`).
+[mlflow]
+default_permission = READ
+database_uri = sqlite:///{database}
+admin_username = {admin}
+authorization_function = mlflow.server.auth:authenticate_request_basic_auth
+"""
+
+
+@dataclass(frozen=True)
+class _Place:
+    """The server's folder, absolute."""
+
+    folder: Path
+
+    @property
+    def database(self) -> Path:
+        return self.folder / "mlflow.db"
+
+    @property
+    def users(self) -> Path:
+        return self.folder / "users.db"
+
+    @property
+    def auth_ini(self) -> Path:
+        return self.folder / "auth.ini"
+
+    @property
+    def secret(self) -> Path:
+        return self.folder / "session-secret"
+
+
+@click.command()
+@click.option(
+    "--dir",
+    "folder",
+    type=PATH,
+    default=Path("mlflow-server"),
+    show_default=True,
+    help="Everything it keeps.",
+)
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", default=5000, show_default=True, type=click.IntRange(1, 65535))
+@click.option("--workers", default=2, show_default=True, type=click.IntRange(1, 64))
+@click.option("--login", is_flag=True, help="Ask for user and password (extra: server).")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document, then serve.")
+@click.argument("mlflow_options", nargs=-1, type=click.UNPROCESSED, metavar="[-- MLFLOW_OPTIONS]")
+def server(
+    folder: Path,
+    host: str,
+    port: int,
+    workers: int,
+    login: bool,  # noqa: FBT001 - click passes flags
+    as_json: bool,  # noqa: FBT001
+    mlflow_options: tuple[str, ...],
+) -> None:
+    """Start MLflow's server and UI with the gated registry.
+
+    Everything is kept on sqlite in one folder.
+
+    What follows `--` goes to `mlflow server`, for example `-- --allowed-hosts mlflow.example.com`.
+    """
+    _check_port(host, port)
+    place = _Place(folder.absolute())
+    place.folder.mkdir(parents=True, exist_ok=True)
+    environment, password = _login(place) if login else ({}, None)
+    url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"  # noqa: S104 - compared
+    data: dict[str, Any] = {
+        "url": url,
+        "folder": str(place.folder),
+        "registry_uri": f"agents+sqlite:///{place.database}",
+        "login": login,
+    }
+    if password is not None:
+        data |= {"admin_username": ADMIN, "admin_password": password}
+    print_answer(Answer(data, _introduction(url, password, login=login)), as_json=as_json)
+    if not login and not _is_local(host):
+        warning = f"WARNING: whoever reaches {host}:{port} can change everything. Add --login."
+        click.secho(warning, fg="red", bold=True, err=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    _become(
+        [
+            sys.executable, "-m", "mlflow", "server",
+            "--host", host, "--port", str(port), "--workers", str(workers),
+            "--backend-store-uri", f"sqlite:///{place.database}",
+            "--registry-store-uri", f"agents+sqlite:///{place.database}",
+            "--artifacts-destination", str(place.folder / "artifacts"),
+            *(("--app-name", "basic-auth") if login else ()),
+            *mlflow_options,
+        ],
+        environment,
+    )  # fmt: skip
+
+
+def _introduction(url: str, password: str | None, *, login: bool) -> list[str]:
+    lines = [
+        f"MLflow with the gated registry: {url}",
+        f"  export MLFLOW_TRACKING_URI={url}",
+    ]
+    if password is not None:
+        lines += [
+            f"  administrator: {ADMIN}, password: {password}",
+            "  (shown this once; change it with MLflow's update-password API)",
+        ]
+    if login:
+        lines += [
+            "Create users, with the administrator's credentials in MLFLOW_TRACKING_USERNAME and",
+            "MLFLOW_TRACKING_PASSWORD:",
+            "  mlflow-agents user add ann",
+            "  mlflow-agents user add rita --role reviewer",
+        ]
+    return lines
+
+
+def _login(place: _Place) -> tuple[dict[str, str], str | None]:
+    """Return the environment of a server with login, and the password made for it, if any."""
+    from importlib.util import find_spec
+
+    if find_spec("flask_wtf") is None:
+        raise ConfigError(
+            "MLflow's login needs Flask-WTF",
+            where="--login",
+            hint="pip install 'mlflow-agent-plugin[server]'",
+        )
+    _write_private(place.auth_ini, _AUTH_INI.format(database=place.users, admin=ADMIN))
+    _write_private(place.secret, secrets.token_urlsafe(32))
+    environment = {
+        "MLFLOW_AUTH_CONFIG_PATH": str(place.auth_ini),
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": place.secret.read_text("utf-8"),
+    }
+    if _has_admin(place.users) or os.environ.get("MLFLOW_AUTH_ADMIN_PASSWORD"):
+        return environment, None
+    password = secrets.token_urlsafe(_PASSWORD_BYTES)
+    return {**environment, "MLFLOW_AUTH_ADMIN_PASSWORD": password}, password
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Write a file only this user can read, unless it is there."""
+    with contextlib.suppress(FileExistsError):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+
+
+def _has_admin(users: Path) -> bool:
+    if not users.exists():
+        return False
+    connection = sqlite3.connect(f"file:{users}?mode=ro", uri=True)
+    try:
+        found = connection.execute("SELECT 1 FROM users WHERE is_admin LIMIT 1").fetchone()
+    except sqlite3.OperationalError as error:
+        if "no such table" in str(error):
+            return False
+        raise ConfigError(f"cannot be read: {error}", where=str(users)) from error
+    finally:
+        connection.close()
+    return found is not None
+
+
+def _check_port(host: str, port: int) -> None:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen there: {error.strerror or error}",
+            where=f"{host}:{port}",
+            hint="Give another --port.",
+        ) from error
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _become(command: Sequence[str], environment: dict[str, str]) -> None:
+    own = {"MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"}
+    inherited = {name: value for name, value in os.environ.items() if name not in own}
+    if os.name == "posix":
+        # Signals reach the server itself, and nothing is left running without it.
+        os.execve(command[0], list(command), {**inherited, **environment})  # noqa: S606
+    ended = subprocess.run(command, env={**inherited, **environment}, check=False)
+    raise click.exceptions.Exit(ended.returncode)
+
+
+# --- users ---------------------------------------------------------------------------------------
+
+
+@click.group()
+def user() -> None:
+    """People who log in to a server started with --login."""
+
+
+@user.command("add")
+@click.argument("name")
+@click.option("--role", "roles", multiple=True, help="e.g. reviewer; may be repeated.")
+@click.option("--password-stdin", is_flag=True, help="Read the password; default: make one.")
+@click.option("--server", "url", help="Default: MLFLOW_TRACKING_URI.")
+@answers
+def user_add(
+    name: str,
+    roles: tuple[str, ...],
+    password_stdin: bool,  # noqa: FBT001
+    url: str | None,
+) -> Answer:
+    """Create the user NAME, who may change models, and give roles that gates ask for.
+
+    Needs the administrator's credentials in MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.
+    """
+    import mlflow
+    from mlflow.server.auth.client import AuthServiceClient
+
+    where = url or str(mlflow.get_tracking_uri())
+    if not where.startswith(("http://", "https://")):
+        raise ConfigError(
+            f"{where} is no server", where="--server", hint="Give its http:// address."
+        )
+    password = (
+        sys.stdin.readline().rstrip("\n")
+        if password_stdin
+        else secrets.token_urlsafe(_PASSWORD_BYTES)
+    )
+    client = AuthServiceClient(where)
+    client.create_user(name, password)
+    for role in ("author", *roles):
+        client.assign_role(name, _role(client, role))
+    data: dict[str, Any] = {"user": name, "roles": list(roles), "server": where}
+    lines = [f"created: {name}" + (f", {', '.join(roles)}" if roles else "")]
+    if not password_stdin:
+        data["password"] = password
+        lines.append(f"password: {password} (shown this once)")
+    return Answer(data, lines)
+
+
+def _role(client: Any, name: str) -> int:
+    """Return the id of a role, which is made if it is not there."""
+    found = next((role for role in client.list_roles("default") if role.name == name), None)
+    if found is None:
+        found = client.create_role("default", name)
+        for kind in ("experiment", "registered_model"):
+            client.add_role_permission(found.id, kind, "*", "EDIT")
+    return int(found.id)
+
+
+COMMANDS = (server, user)
