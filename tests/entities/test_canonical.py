@@ -1,0 +1,78 @@
+"""One spelling for JSON that is hashed or signed."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlflow_agent_plugin.entities import canonical_json, sha256_digest, sha256_of_json
+
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53) + 1, 2**53 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=["Cs"])),
+    lambda inner: (
+        st.lists(inner) | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner)
+    ),
+    max_leaves=20,
+)
+
+
+def test_the_example_of_the_standard_gives_its_bytes():
+    # RFC 8785, section 3.2.2 and 3.2.3
+    value = {
+        "numbers": [333333333.33333329, 1e30, 4.50, 2e-3, 0.000000000000000000000000001],
+        "string": "\u20ac$\u000f\u000aA'\u0042\u0022\u005c\\\"/",
+        "literals": [None, True, False],
+    }
+    assert canonical_json(value) == (
+        b'{"literals":[null,true,false],"numbers":[333333333.3333333,1e+30,4.5,0.002,1e-27],'
+        b'"string":"\xe2\x82\xac$\\u000f\\nA\'B\\"\\\\\\\\\\"/"}'
+    )
+
+
+@settings(deadline=None)
+@given(st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), st.integers(0, 9)))
+def test_the_order_of_keys_does_not_matter(value):
+    assert canonical_json(dict(reversed(value.items()))) == canonical_json(value)
+
+
+@settings(deadline=None)
+@given(values)
+def test_what_is_spelled_reads_back_as_the_same_value(value):
+    import json
+
+    # Every number is a double: 4.8e16 is spelled with digits that only a double reads back.
+    assert json.loads(canonical_json(value), parse_int=float) == value
+
+
+@pytest.mark.parametrize(
+    "value",
+    [math.nan, math.inf, -math.inf, 2**53, -(2**53), {1, 2}, b"x", object(), "\ud800", {1: 2}],
+    ids=repr,
+)
+def test_what_json_cannot_spell_exactly_is_refused(value):
+    with pytest.raises(ValueError, match="cannot be hashed"):
+        canonical_json({"deep": [value]})
+    with pytest.raises(ValueError, match="cannot be hashed"):
+        sha256_of_json(value)
+
+
+def test_a_value_nested_too_deeply_is_refused():
+    value: list = []
+    for _ in range(100_000):
+        value = [value]
+    with pytest.raises(ValueError, match="nested too deeply"):
+        canonical_json(value)
+
+
+def test_a_digest_is_sha256_and_hex():
+    assert sha256_digest(b"") == (
+        "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+    )
+    assert sha256_of_json({}) == sha256_digest(b"{}")
