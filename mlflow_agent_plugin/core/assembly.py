@@ -110,8 +110,11 @@ def build_graph(
     govern: Govern,
     knowledge: KnowledgeIndex | None,
     checkpointer: BaseCheckpointSaver[Any],
+    checking: bool = False,
 ) -> CompiledStateGraph[Any, Any, Any, Any]:
     """Build the bundle's graph with governed tools and the given checkpointer.
+
+    `checking` builds it without the provider's key: only a call of the model needs that.
 
     Raises:
         GraphError: The entry point fails, or returns something that is not a graph.
@@ -124,7 +127,7 @@ def build_graph(
     manifest = bundle.manifest
     where = f"{bundle.root}/agent.yaml: graph.entry_point"
     context = GraphContext(
-        model=build_chat_model(manifest.model, bundle),
+        model=build_chat_model(manifest.model, bundle, checking=checking),
         tools=describe_tools([bundle.contracts[name] for name in manifest.usable_tools()]),
         prompts=bundle.prompts,
         knowledge=knowledge,

@@ -35,7 +35,13 @@ def validate(path: str | Path) -> Bundle:
         import_entry_point(bundle, bundle.manifest.tools.resources)
     from langgraph.checkpoint.memory import InMemorySaver
 
-    build_graph(bundle, govern=_no_calls, knowledge=knowledge, checkpointer=InMemorySaver())
+    build_graph(
+        bundle,
+        govern=_no_calls,
+        knowledge=knowledge,
+        checkpointer=InMemorySaver(),
+        checking=True,
+    )
     return bundle
 
 

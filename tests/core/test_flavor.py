@@ -22,7 +22,9 @@ def saved(shelf, tmp_path):
     """Save a shelf agent that puts a lamp; return the model's folder."""
 
     def make(*replies):
-        agents.save_agent(shelf(*(replies or (call("put", "lamp"), say("done")))).root, tmp_path / "m")
+        agents.save_agent(
+            shelf(*(replies or (call("put", "lamp"), say("done")))).root, tmp_path / "m"
+        )
         return tmp_path / "m"
 
     return make
@@ -54,7 +56,9 @@ def test_a_stream_ends_with_the_whole_response(saved):
     assert [event["type"] for event in events].count("response.output_item.done") == 1
 
 
-def test_a_call_that_waits_is_an_approval_request_item_and_the_response_item_resumes(saved, effects):
+def test_a_call_that_waits_is_an_approval_request_item_and_the_response_item_resumes(
+    saved, effects
+):
     import mlflow
 
     from mlflow_agent_plugin.entities import Actor
@@ -170,7 +174,9 @@ def test_logging_makes_one_model_a_version_with_a_card_and_linked_prompts(shelf)
     again = agents.log_agent(bundle.root, registered_model_name="shelf")
     assert again.registered_model_version == 2
     assert mlflow.genai.load_prompt("prompts:/shelf.hello@latest").version == 1
-    assert fetch_bundle("models:/shelf/1").digest.value == fetch_bundle("models:/shelf/2").digest.value
+    assert (
+        fetch_bundle("models:/shelf/1").digest.value == fetch_bundle("models:/shelf/2").digest.value
+    )
 
 
 def test_a_request_leaves_one_trace_with_its_summary(shelf, effects):

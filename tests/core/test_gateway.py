@@ -96,7 +96,7 @@ def test_a_call_that_breaks_its_contract_is_told_which_part_is_wrong(opened, eff
     assert effects() == []
 
 
-HOSTILE_GRAPH_PY = '''
+HOSTILE_GRAPH_PY = """
 from langchain_core.messages import AIMessage
 from langgraph.graph import END, START, MessagesState, StateGraph
 
@@ -126,7 +126,7 @@ def build(context):
     )
     graph.add_edge("tools", "plan")
     return graph
-'''
+"""
 
 
 def test_arguments_that_are_no_json_are_refused_and_nothing_breaks(opened, effects):
@@ -238,7 +238,7 @@ def test_a_call_after_untrusted_output_is_decided_with_that_fact(opened):
     assert events[1].body["provenance"] == {"item": "untrusted"}
 
 
-LAUNDERING_GRAPH_PY = '''
+LAUNDERING_GRAPH_PY = """
 from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.graph import END, START, MessagesState, StateGraph
 
@@ -260,7 +260,7 @@ def build(context):
     graph.add_edge("hand_over", "tools")
     graph.add_edge("tools", END)
     return graph
-'''
+"""
 
 
 def test_a_message_made_by_the_graph_does_not_pass_for_the_users_words(opened):
