@@ -142,7 +142,8 @@ class SuiteBuilder:
         }
         tools = bundle.manifest.usable_tools()
         for name, handling in {**outcomes.intents, "out_of_scope": outcomes.out_of_scope}.items():
-            for part in (handling, *handling.variants):
+            parts: list[Handling | Variant] = [handling, *handling.variants]
+            for part in parts:
                 _check_names(f"{path}: {name}", part, titles, tools)
         writes = [tool for tool in tools if bundle.contracts[tool].effect.value != "read"]
         return cls(outcomes, titles, writes)
