@@ -1,9 +1,9 @@
 """Stage 5: the candidate is logged (not registered) and evaluated, beside the incumbent.
 
 Rules:
-- The registry is not touched: what fails here has left no trace in it.
-- The incumbent runs the suite of new traffic too, and its results are paired with the candidate's,
-  case by case. They inform the request; the gate compares by its own rules.
+- The registry gets no candidate yet: what fails here has left none in it.
+- The incumbent is evaluated on every suite it has no evidence on (the gate compares both on the
+  same cases), and its results are paired with the candidate's, case by case.
 - New traffic is the share of the feedback that was kept back: nobody trained on it.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from pipelines.stage import Params, stage, write_json
 
 if TYPE_CHECKING:
     from mlflow_agent_plugin.development import EvaluationResult
+    from mlflow_agent_plugin.trust.evidence import CaseResult
 
 WHOLE_SUITE = "workflow"
 NEW_TRAFFIC_SUITE = "new-traffic"
@@ -37,7 +38,7 @@ def evaluate(params: Params) -> str:
     from mlflow_agent_plugin.development import evaluate as run_suites
 
     wanted = params.evaluate
-    suites, new_traffic = make_suites(params)
+    suites = make_suites(params)
     mlflow.set_experiment(wanted.experiment)
     info = log_agent(params.bundle, name=params.register_.model_name)
     options: dict[str, Any] = {
@@ -45,9 +46,8 @@ def evaluate(params: Params) -> str:
         "limit": wanted.limit or None,
         "progress": False,
         "experiment": wanted.experiment,
-        "submit": False,
     }
-    result = run_suites(info.model_uri, suites=suites, **options)
+    result = run_suites(info.model_uri, suites=suites, submit=False, **options)
     _adopt(result.run_id)
     found: dict[str, Any] = {
         "model_uri": info.model_uri,
@@ -60,22 +60,68 @@ def evaluate(params: Params) -> str:
     }
     incumbent = _incumbent(params) if wanted.incumbent else None
     if incumbent is not None:
-        before = run_suites(incumbent, suites=new_traffic or suites, **options)
-        _adopt(before.run_id)
-        found["incumbent"] = {
-            "model_uri": incumbent,
-            "run_id": before.run_id,
-            "suites": metrics_of(before),
+        before = evaluate_incumbent(incumbent, suites, result, options)
+        found["incumbent"] = {"model_uri": incumbent}
+        found["comparison"] = {
+            name: compare(result.suites[name].rows, rows) for name, rows in before.items()
         }
-        found["comparison"] = compare(result, before)
     write_json(Path(params.build) / "metrics.json", flat_metrics(found))
     _write_plot(result, Path(params.build) / "success_by_tag.csv")
     write_json(params.result("evaluation"), found)
     return summary(found)
 
 
-def make_suites(params: Params) -> tuple[list[Path], list[Path]]:
-    """Return the suite files to run, and which of them are new traffic.
+def evaluate_incumbent(
+    model_uri: str, suites: Sequence[Path], candidate: EvaluationResult, options: Mapping[str, Any]
+) -> dict[str, Sequence[CaseResult]]:
+    """Return the incumbent's results on the candidate's suites, evaluating it where it has none.
+
+    Its new evidence is submitted. The run its drift reference comes from stays the same.
+    """
+    from mlflow import MlflowClient
+
+    from mlflow_agent_plugin.development import evaluate as run_suites
+    from mlflow_agent_plugin.development import load_results, load_suite
+    from mlflow_agent_plugin.observability.reference import evidence_runs, resolve_version
+
+    client = MlflowClient()
+    name, version = resolve_version(model_uri)
+    tags = client.get_model_version(name, version).tags
+    rows: dict[str, Sequence[CaseResult]] = {}
+    missing = []
+    known = {
+        (suite, digest): run_id
+        for run_id in evidence_runs(tags)
+        for suite, digest in _suites_of(client, run_id)
+    }
+    for path in suites:
+        suite = load_suite(path).name
+        run_id = known.get((suite, _short(candidate.suites[suite].digest)))
+        if run_id is None:
+            missing.append(path)
+        else:
+            rows[suite] = load_results(run_id, suite)
+    if missing:
+        keep_reference(name, version)
+        result = run_suites(model_uri, suites=missing, submit=True, **options)
+        _adopt(result.run_id)
+        rows |= {name: suite.rows for name, suite in result.suites.items()}
+    return rows
+
+
+def keep_reference(name: str, version: str) -> None:
+    """Note which run the version's drift reference is in, before it is evaluated again."""
+    from mlflow import MlflowClient
+
+    from mlflow_agent_plugin.observability.reference import REFERENCE_TAG, reference_run
+
+    run_id = reference_run(name, version)
+    if run_id is not None:
+        MlflowClient().set_model_version_tag(name, version, REFERENCE_TAG, run_id)
+
+
+def make_suites(params: Params) -> list[Path]:
+    """Return the suite files to run.
 
     Raises:
         ConfigError: The suite builder is not one, or there is no suite at all.
@@ -83,17 +129,19 @@ def make_suites(params: Params) -> tuple[list[Path], list[Path]]:
     """
     folder = Path(params.build) / "suites"
     folder.mkdir(parents=True, exist_ok=True)
+    # A JSONL suite is called as its file.
+    model = params.register_.model_name
     suites = [Path(name) for name in params.evaluate.suites]
     new: list[Path] = []
     if params.evaluate.suite_builder:
         if not suites:
             rows = _rows(params.dataset / "test.csv")
-            suites = _build(params, rows, folder / f"{WHOLE_SUITE}.yaml")
+            suites = _build(params, rows, folder / f"{model}-{WHOLE_SUITE}.jsonl")
         held = _rows(params.dataset / "holdout.csv")
-        new = _build(params, held, folder / f"{NEW_TRAFFIC_SUITE}.yaml")
+        new = _build(params, held, folder / f"{model}-{NEW_TRAFFIC_SUITE}.jsonl")
     if not suites and not new:
         raise ConfigError("there is no suite to evaluate on", where="params.yaml: evaluate.suites")
-    return [*suites, *new], new
+    return [*suites, *new]
 
 
 def metrics_of(result: EvaluationResult) -> dict[str, dict[str, Any]]:
@@ -104,24 +152,21 @@ def metrics_of(result: EvaluationResult) -> dict[str, dict[str, Any]]:
     }
 
 
-def compare(candidate: EvaluationResult, incumbent: EvaluationResult) -> dict[str, Any]:
-    """Return the paired difference of task success on every suite both ran."""
-    found = {}
-    for name in sorted(set(candidate.suites) & set(incumbent.suites)):
-        ours = {row.case_id: row.success for row in candidate.suites[name].rows}
-        theirs = {row.case_id: row.success for row in incumbent.suites[name].rows}
-        both = sorted(set(ours) & set(theirs))
-        only_ours = sum(ours[case] and not theirs[case] for case in both)
-        only_theirs = sum(theirs[case] and not ours[case] for case in both)
-        difference = paired_difference(only_ours, only_theirs, len(both))
-        found[name] = {
-            "difference": difference.difference,
-            "low": difference.low,
-            "high": difference.high,
-            "n": len(both),
-            "p_value": difference.p_value,
-        }
-    return found
+def compare(candidate: Iterable[CaseResult], incumbent: Iterable[CaseResult]) -> dict[str, Any]:
+    """Return the paired difference of task success on the cases both ran."""
+    ours = {row.case_id: row.success for row in candidate}
+    theirs = {row.case_id: row.success for row in incumbent}
+    both = sorted(set(ours) & set(theirs))
+    only_ours = sum(ours[case] and not theirs[case] for case in both)
+    only_theirs = sum(theirs[case] and not ours[case] for case in both)
+    difference = paired_difference(only_ours, only_theirs, len(both))
+    return {
+        "difference": difference.difference,
+        "low": difference.low,
+        "high": difference.high,
+        "n": len(both),
+        "p_value": difference.p_value,
+    }
 
 
 def flat_metrics(found: Mapping[str, Any]) -> dict[str, float]:
@@ -152,6 +197,17 @@ def summary(found: Mapping[str, Any]) -> str:
     return "; ".join(parts)
 
 
+def _suites_of(client: Any, run_id: str) -> set[tuple[str, str]]:
+    """Return name and short digest of the suites of an evaluation run."""
+    inputs = client.get_run(run_id).inputs.dataset_inputs
+    return {(entry.dataset.name, entry.dataset.digest) for entry in inputs}
+
+
+def _short(digest: str) -> str:
+    """Return a suite's digest as MLflow's dataset inputs keep it."""
+    return digest.removeprefix("sha256:")[:32]
+
+
 def _interval(metric: Mapping[str, Any]) -> str:
     if metric.get("value") is None:
         return "unknown"
@@ -172,6 +228,8 @@ def _build(params: Params, rows: Sequence[tuple[str, str]], path: Path) -> list[
     """Write a suite of labelled requests; an empty list makes none."""
     if not rows:
         return []
+    from mlflow_agent_plugin.development import write_scenarios
+
     name = params.evaluate.suite_builder
     try:
         module = importlib.import_module(name)
@@ -183,8 +241,8 @@ def _build(params: Params, rows: Sequence[tuple[str, str]], path: Path) -> list[
     inside = [row for row in rows if row[1] != OUT_OF_SCOPE]
     outside = [text for text, label in rows if label == OUT_OF_SCOPE]
     scenarios = [*builder.in_scope(inside), *builder.out_of_scope(outside)]
-    model = params.register_.model_name
-    module.write_suite(scenarios, path, name=f"{model}-{path.stem}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_scenarios(scenarios, path)
     return [path]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from pipelines.evaluate import summary
 from pipelines.stage import Params, read_json, stage, write_json
 
-CANDIDATE_TAG = "agent.pipeline.model"
+CANDIDATE_TAG = "pipeline.model"
 """Version tag: the logged model the pipeline made it of."""
 
 

@@ -3,8 +3,8 @@
 Rules:
 - The workspace is a DVC repository without git, so that this works in a checkout and in an unpacked
   archive alike. It holds dvc.yaml, params.yaml (the project's, with this run's values), the
-  feedback, DVC's cache, and what the stages make. A second run reuses what has not changed, and a run after a
-  failure goes on where that one stopped.
+  feedback, DVC's cache, and what the stages make. A second run reuses what has not changed, and a
+  run after a failure goes on where that one stopped.
 - One pipeline at a time per workspace; a second one ends at once and says who holds it.
 - The stages run with this Python, this tracking and registry server (absolute addresses), and
   without sending usage statistics.
@@ -151,6 +151,8 @@ def child_environment(project: Path) -> dict[str, str]:
     here = str(Path(sys.executable).parent)
     environment["PATH"] = os.pathsep.join([here, environment.get("PATH", "")])
     environment["DVC_NO_ANALYTICS"] = "1"
+    environment.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    environment.setdefault("PYTHONWARNINGS", "ignore::FutureWarning")
     environment["DO_NOT_TRACK"] = "1"
     return environment
 
@@ -170,7 +172,7 @@ def _write_dvc_config(workspace: Path, project: Path) -> None:
         config.read(project / ".dvc" / name, encoding="utf-8")
     if not config.has_section("core"):
         config.add_section("core")
-    config["core"] |= {"no_scm": "true", "analytics": "false", "check_update": "false"}
+    config["core"].update(no_scm="true", analytics="false", check_update="false")
     folder = workspace / ".dvc"
     folder.mkdir(exist_ok=True)
     with (folder / "config").open("w", encoding="utf-8") as file:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 EVIDENCE_TAG = "agent.evidence"
-"""Version tag: the run id of its evaluation (set by `development.evaluate`)."""
+"""Version tag: the run id of its last evaluation (set by `development.evaluate`). A gated registry
+keeps it per suite, as ``agent.evidence.<suite>``."""
+
+REFERENCE_TAG = "monitoring.reference"
+"""Version tag: the run whose reference rows drift is measured against, if not the last one. (A
+gated registry keeps tags that begin with ``agent.`` to itself.)"""
 
 
 def load_reference(source: str | Path) -> pd.DataFrame:
@@ -67,19 +73,47 @@ def resolve_version(model_uri: str) -> tuple[str, str]:
     return str(name), str(version)
 
 
-def _evaluation_of(model_uri: str) -> str:
+def reference_run(name: str, version: str) -> str | None:
+    """Return the evaluation run that holds a version's reference, None if it was never evaluated.
+
+    Raises:
+        MlflowException: There is no such version.
+    """
     from mlflow import MlflowClient
+
+    client = MlflowClient()
+    tags = client.get_model_version(name, version).tags
+    if REFERENCE_TAG in tags:
+        return str(tags[REFERENCE_TAG])
+    runs = evidence_runs(tags)
+    if not runs:
+        return None
+    return max(runs, key=lambda run_id: int(client.get_run(run_id).info.start_time))
+
+
+def evidence_runs(tags: Mapping[str, str]) -> list[str]:
+    """Return the evaluation runs a version's tags name."""
+    return sorted(
+        {
+            str(value)
+            for key, value in tags.items()
+            if key == EVIDENCE_TAG or key.startswith(f"{EVIDENCE_TAG}.")
+        }
+    )
+
+
+def _evaluation_of(model_uri: str) -> str:
     from mlflow.exceptions import MlflowException
 
     name, version = resolve_version(model_uri)
     try:
-        tags = MlflowClient().get_model_version(name, version).tags
+        run_id = reference_run(name, version)
     except MlflowException as error:
         raise DriftInputError(str(error.message), where=model_uri) from error
-    if EVIDENCE_TAG not in tags:
+    if run_id is None:
         raise DriftInputError(
             "this version was never evaluated",
             where=model_uri,
             hint="Run mlflow_agent_plugin.evaluate on it first.",
         )
-    return str(tags[EVIDENCE_TAG])
+    return run_id

@@ -273,4 +273,4 @@ def test_a_logged_verdict_is_found_again_by_its_version(reference, traffic, trac
         "drift/drift.html",
         "drift/drift.json",
     }
-    assert client.get_model_version("support", 1).tags["agent.drift"] == run_id
+    assert client.get_model_version("support", 1).tags["monitoring.drift"] == run_id

@@ -12,7 +12,10 @@ from mlflow_agent_plugin.observability.drift.check import VERDICT_FILE
 from mlflow_agent_plugin.observability.drift.verdict import DriftVerdict
 
 DRIFT_TAG = "agent.drift"
-"""Run tag: true, false, suspected or unknown. Version tag: the last check's run id."""
+"""Run tag: true, false, suspected or unknown."""
+
+VERSION_DRIFT_TAG = "monitoring.drift"
+"""Version tag: the last check's run id (a gated registry keeps ``agent.`` for itself)."""
 
 MODEL_TAG = "agent.model"
 VERSION_TAG = "agent.version"
@@ -33,7 +36,7 @@ def log_drift(
     The run is a new one, or the one `run_id` names, which stays as it is otherwise.
 
     With `model_name` and `version` the run is tagged with the version, and the version's
-    ``agent.drift`` tag leads back to the run.
+    ``monitoring.drift`` tag leads back to the run.
     """
     from mlflow import MlflowClient
     from mlflow.entities import Metric, RunTag
@@ -82,7 +85,7 @@ def log_drift(
         if ours:
             client.set_terminated(run_id, status)
     if model_name is not None and version is not None:
-        client.set_model_version_tag(model_name, str(version), DRIFT_TAG, run_id)
+        client.set_model_version_tag(model_name, str(version), VERSION_DRIFT_TAG, run_id)
     return run_id
 
 
@@ -98,7 +101,7 @@ def last_verdict(model_name: str, version: str | int) -> DriftVerdict | None:
 
     client = MlflowClient()
     try:
-        run_id = client.get_model_version(model_name, str(version)).tags.get(DRIFT_TAG)
+        run_id = client.get_model_version(model_name, str(version)).tags.get(VERSION_DRIFT_TAG)
     except MlflowException as error:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
             return None
