@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -149,7 +148,7 @@ def _trained(report: Mapping[str, Any]) -> str:
 
 
 def _make_suites(story: _Story) -> str:
-    from evaluations.support.build_suite import SuiteBuilder, suite_document
+    from evaluations.support.build_suite import SuiteBuilder, write_suite
 
     assert story.test is not None
     builder = SuiteBuilder.for_agent(story.place.project / "agents" / "support")
@@ -160,7 +159,6 @@ def _make_suites(story: _Story) -> str:
     launch = [item for item in scenarios if not set(new) & set(item.tags)]
     later = [item for item in scenarios if set(new) & set(item.tags)]
     folder = story.place.folder / "suites"
-    folder.mkdir()
     for name, chosen in {
         "launch": launch + unrelated,
         "whole": scenarios + unrelated,
@@ -168,9 +166,8 @@ def _make_suites(story: _Story) -> str:
     }.items():
         # The gate asks for the suite "support-workflow": what it holds grows with the product.
         suite = "support-later" if name == "later" else "support-workflow"
-        document = suite_document(chosen, name=suite)
-        story.suites[name] = folder / f"{name}.yaml"
-        story.suites[name].write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
+        story.suites[name] = folder / name
+        write_suite(chosen, story.suites[name], name=suite)
     return (
         f"launch: {len(launch) + len(unrelated):,} scenarios;"
         f" whole: {len(scenarios) + len(unrelated):,};"
