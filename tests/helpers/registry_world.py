@@ -121,9 +121,7 @@ class World:
         experiment_id = (
             experiment.experiment_id
             if experiment
-            else self.client.create_experiment(
-                "evaluations", artifact_location=self.runs_location
-            )
+            else self.client.create_experiment("evaluations", artifact_location=self.runs_location)
         )
         run_id = self.client.create_run(experiment_id).info.run_id
         rows = [

@@ -110,8 +110,8 @@ class TestPromotion:
             assert not gate_report("shelf", version, to=slot, client=world.client).passed
         with pytest.raises(MlflowException):
             promote("shelf", version, to="Production", client=world.client)
+        request_promotion("shelf", version, to="Production", client=world.client)
         with pytest.raises(MlflowException, match="nobody logged in"):
-            request_promotion("shelf", version, to="Production", client=world.client)
             approve("shelf", version, to="Production", by="alice", client=world.client)
 
     def test_a_candidates_stricter_gate_counts_for_it(self, world):
