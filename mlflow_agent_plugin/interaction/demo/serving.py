@@ -17,6 +17,7 @@ from mlflow_agent_plugin.errors import AgentRunError
 from mlflow_agent_plugin.interaction.demo.place import Place, free_port
 
 START_SECONDS = 120.0
+STOP_SECONDS = 60.0
 
 
 class Client:
@@ -124,14 +125,15 @@ def _wait(process: subprocess.Popen[bytes], url: str, log_path: Path) -> None:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    # The server is a small tree of processes: end the whole group.
-    for number in (signal.SIGTERM, signal.SIGKILL):
+    # The server is a small tree of processes. It is over when the last of them is gone: the one that
+    # answered requests still writes its last traces after the others have ended.
+    for number, patience in ((signal.SIGTERM, STOP_SECONDS), (signal.SIGKILL, 5.0)):
+        deadline = time.monotonic() + patience
         try:
             os.killpg(process.pid, number)
-            process.wait(timeout=20)
+            while time.monotonic() < deadline:
+                process.poll()
+                os.killpg(process.pid, 0)
+                time.sleep(0.05)
         except ProcessLookupError:
-            return
-        except subprocess.TimeoutExpired:
-            continue
-        else:
             return
