@@ -89,8 +89,12 @@ def open_agent(location: str) -> Iterator[AgentContent | None]:
         if not _is_agent(location, Path(scratch)):
             yield None
             return
-        _download(location, folder)
-        yield read_agent(folder)
+        try:
+            _download(location, folder)
+            content = read_agent(folder)
+        except AgentError as error:
+            raise _without_path(error, folder) from error
+        yield content
 
 
 def read_agent(folder: Path) -> AgentContent:
@@ -136,6 +140,15 @@ def digest_folder(folder: Path) -> tuple[str, tuple[FileRecord, ...]]:
         [{"path": item.path, "sha256": item.sha256, "size": item.size} for item in files]
     )
     return digest, files
+
+
+def _without_path(error: AgentError, folder: Path) -> AgentError:
+    """Return `error` in terms of the model, not of the private copy that was read."""
+    parts = [
+        None if text is None else text.replace(f"{folder}/", "").replace(str(folder), "the model")
+        for text in (error.problem, error.where, error.hint)
+    ]
+    return type(error)(parts[0] or "", where=parts[1], hint=parts[2])
 
 
 def _is_agent(location: str, scratch: Path) -> bool:

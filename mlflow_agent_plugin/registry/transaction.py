@@ -23,6 +23,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.orm import Session
 
 from mlflow_agent_plugin.entities import Clock
+from mlflow_agent_plugin.errors import AgentError
 from mlflow_agent_plugin.registry.tables import ensure_tables
 from mlflow_agent_plugin.store.engine import Store
 from mlflow_agent_plugin.trust.audit import AuditKind, AuditLog
@@ -132,12 +133,19 @@ class Transactions:
             events.append((kind, data))
             return ""
 
+        refusal: AgentError | None = None
         with self._managed_session(read_only=False) as session:
-            with self._joining(session):
-                yield Transaction(session, session.connection(), append)
-            session.flush()
-            for kind, data in events:
-                self.audit.append(kind, **data)
+            try:
+                with self._joining(session):
+                    yield Transaction(session, session.connection(), append)
+                session.flush()
+                for kind, data in events:
+                    self.audit.append(kind, **data)
+            except AgentError as error:  # MLflow's session would make an internal error of it
+                session.rollback()
+                refusal = error
+        if refusal is not None:
+            raise refusal
 
     @contextmanager
     def _joining(self, session: Session) -> Iterator[None]:

@@ -98,8 +98,8 @@ class Vault:
             digest: Content digest.
             deep: Read it all even if it lies in an object store.
         """
-        uri = self.uri(digest)
         try:
+            uri = self.uri(digest)
             folder = local_folder(uri)
             if folder is not None:
                 return _compare(folder, digest)
