@@ -311,10 +311,17 @@ def _environment() -> Iterator[None]:
     wanted["PATH"] = os.pathsep.join([here, os.environ.get("PATH", "")])
     wanted["DVC_NO_ANALYTICS"] = "1"
     before = {name: os.environ.get(name) for name in wanted}
+    tracking = addresses["MLFLOW_TRACKING_URI"]
+    relative = bool(tracking) and wanted["MLFLOW_TRACKING_URI"] != tracking
+    if relative:
+        # MLflow hands its own value to the project, which works in another folder.
+        mlflow.set_tracking_uri(wanted["MLFLOW_TRACKING_URI"])
     os.environ.update(wanted)
     try:
         yield
     finally:
+        if relative:
+            mlflow.set_tracking_uri(tracking)
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)

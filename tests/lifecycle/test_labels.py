@@ -1,0 +1,74 @@
+"""Labels from feedback, on a real tracking store."""
+
+import mlflow
+import pytest
+from mlflow.entities import AssessmentSource
+
+from mlflow_agent_plugin.entities import ANONYMOUS, AgentReply, Outcome, utc_now
+from mlflow_agent_plugin.lifecycle.labels import (
+    LABEL_COLUMNS,
+    collect_labels,
+    write_labels,
+)
+from mlflow_agent_plugin.observability.schema import (
+    SUMMARY_KEY,
+    row_from_reply,
+    summary_from_row,
+)
+
+HUMAN = AssessmentSource(source_type="HUMAN", source_id="rita")
+JUDGE = AssessmentSource(source_type="LLM_JUDGE", source_id="model")
+
+
+@pytest.fixture
+def ask(monkeypatch):
+    """Logs one request as a trace and returns its id."""
+    monkeypatch.setenv("MLFLOW_ENABLE_ASYNC_TRACE_LOGGING", "false")
+    mlflow.set_experiment("traffic")
+
+    def log(text, agent="support"):
+        reply = AgentReply("ok", Outcome.ANSWERED, "s", agent, "sha256:aa")
+        row = row_from_reply(reply, text=text, event_time=utc_now(), actor=ANONYMOUS, trace_id="x")
+        with mlflow.start_span("request") as span:
+            mlflow.update_current_trace(metadata={SUMMARY_KEY: summary_from_row(row)})
+        return span.trace_id
+
+    return log
+
+
+def test_without_labels_the_frame_is_empty_and_has_its_columns(ask):
+    ask("hello")
+    found = collect_labels()
+    assert found.empty
+    assert tuple(found.columns) == LABEL_COLUMNS
+
+
+def test_the_newest_label_of_a_person_counts_and_its_text_is_masked(ask):
+    trace = ask("my mail is jo@example.org")
+    mlflow.log_expectation(trace_id=trace, name="intent", value="old", source=HUMAN)
+    mlflow.log_feedback(trace_id=trace, name="intent", value="edit_details", source=HUMAN)
+    found = collect_labels()
+    assert found[["text", "label", "trace_id"]].to_numpy().tolist() == [
+        ["my mail is <EMAIL>", "edit_details", trace]
+    ]
+
+
+def test_what_a_model_says_and_what_is_no_label_do_not_count(ask):
+    trace = ask("hello")
+    mlflow.log_feedback(trace_id=trace, name="intent", value="greeting", source=JUDGE)
+    mlflow.log_feedback(trace_id=trace, name="thumbs", value="up", source=HUMAN)
+    mlflow.log_feedback(trace_id=trace, name="intent", value=3, source=HUMAN)
+    with mlflow.start_span("no request") as other:
+        pass
+    mlflow.log_expectation(trace_id=other.trace_id, name="intent", value="x", source=HUMAN)
+    assert collect_labels().empty
+
+
+def test_labels_can_be_asked_for_one_agent_and_written(ask, tmp_path):
+    for agent in ("support", "triage"):
+        trace = ask("hello", agent=agent)
+        mlflow.log_expectation(trace_id=trace, name="intent", value="greeting", source=HUMAN)
+    found = collect_labels(agent="support")
+    assert len(found) == 1
+    path = write_labels(found, tmp_path / "deep" / "labels.csv")
+    assert path.read_text().splitlines()[0] == "text,label,trace_id,labelled_at"
