@@ -17,6 +17,7 @@ _LAZY = {
     "Comparison": "comparison",
     "EvaluationResult": "results",
     "SuiteResult": "results",
+    "register_suite": "datasets",
     "run_suite": "runner",
     "Matcher": "matching",
     "Expectation": "scenario",
@@ -35,6 +36,7 @@ __all__ = sorted(_LAZY)  # noqa: PLE0605 - the names are the keys above
 if TYPE_CHECKING:
     from mlflow_agent_plugin.development.comparison import Comparison as Comparison
     from mlflow_agent_plugin.development.comparison import compare as compare
+    from mlflow_agent_plugin.development.datasets import register_suite as register_suite
     from mlflow_agent_plugin.development.evaluation import evaluate as evaluate
     from mlflow_agent_plugin.development.evaluation import load_results as load_results
     from mlflow_agent_plugin.development.matching import Matcher as Matcher

@@ -14,7 +14,6 @@ import hashlib
 import random
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -26,6 +25,7 @@ from mlflow_agent_plugin.core.assembly import open_resources
 from mlflow_agent_plugin.development.matching import MISSING
 from mlflow_agent_plugin.development.scenario import Scenario, ScriptedAnswer
 from mlflow_agent_plugin.development.scorers import Episode, Score, score, totals
+from mlflow_agent_plugin.development.users import SimulatedUser
 from mlflow_agent_plugin.development.worlds import World, Worlds
 from mlflow_agent_plugin.entities import (
     Actor,
@@ -198,13 +198,10 @@ class CasePlayer:
         self, scenario: Scenario, session_id: str
     ) -> Iterator[tuple[str | None, AgentReply]]:
         actor = scenario.actor.actor()
-        used: Counter[int] = Counter()
-        scripted = iter(scenario.turns)
-        said = 0
-        text: str | None = next(scripted).user
+        user = SimulatedUser(scenario, self._bundle)
+        text: str | None = user.first()
         while text is not None:
             reply = self.runtime.invoke(AgentRequest(text=text, session_id=session_id, actor=actor))
-            said += 1
             yield text, reply
             for _ in range(MAX_RESUMPTIONS):
                 if not self._answer_approvals(scenario, reply, actor):
@@ -213,12 +210,7 @@ class CasePlayer:
                     AgentRequest(text="", session_id=session_id, actor=actor, resume=True)
                 )
                 yield None, reply
-            text = _simulated_reply(scenario, reply, used)
-            if text is None:
-                turn = next(scripted, None)
-                text = None if turn is None else turn.user
-            if text is not None and said >= scenario.max_turns:
-                raise AgentError(f"the conversation went on after {said} messages of the user")
+            text = user.next(reply)
 
     def _answer_approvals(self, scenario: Scenario, reply: AgentReply, actor: Actor) -> bool:
         """Let the scripted human answer; say whether the session can go on."""
@@ -304,20 +296,6 @@ def _rule_for(scenario: Scenario, approval: PendingApproval) -> ScriptedAnswer |
     for rule in scenario.approvals:
         if rule.tool is None or rule.tool == approval.tool:
             return rule
-    return None
-
-
-def _simulated_reply(scenario: Scenario, reply: AgentReply, used: Counter[int]) -> str | None:
-    for at, rule in enumerate(scenario.replies):
-        if used[at] >= rule.times:
-            continue
-        if rule.when_outcome is not None and rule.when_outcome is not reply.outcome:
-            continue
-        wanted = rule.when_text_contains
-        if wanted is not None and wanted.casefold() not in reply.text.casefold():
-            continue
-        used[at] += 1
-        return rule.say
     return None
 
 

@@ -48,6 +48,7 @@ def evaluate(
     workers: int = 1,
     seed: int = 0,
     limit: int | None = None,
+    repeats: int = 1,
     progress: bool | Progress = True,
     experiment: str | None = None,
     submit: bool = True,
@@ -64,6 +65,8 @@ def evaluate(
         seed: Seed of faults, samples and stochastic models.
         limit: Play only so many cases of each suite, drawn by `seed`; the evidence says so by its
             suite digest and number of cases.
+        repeats: Play each suite so many times, with the seeds after `seed`, to see how much the
+            results depend on the run (stochastic models); the evidence rests on the first.
         progress: Show progress bars, or call this with (suite, done, total).
         experiment: Name of the MLflow experiment; default: the current one.
         submit: For a registered version: hand the evidence to the registry.
@@ -78,6 +81,8 @@ def evaluate(
     """
     from mlflow import MlflowClient
 
+    if repeats < 1:
+        raise SuiteError(f"repeats must be at least 1, not {repeats}", where="repeats")
     client = MlflowClient()
     registered = registered_version(client, str(model_uri))
     with _fetched(registered.pinned(str(model_uri))) as bundle:
@@ -89,24 +94,27 @@ def evaluate(
             results: dict[str, SuiteResult] = {}
             played: list[SuiteRun] = []
             for suite in loaded:
-                suite_run = journals.enter_context(
-                    run_suite(
-                        bundle,
-                        suite,
-                        workers=workers,
-                        seed=seed,
-                        progress=progress,
-                        journal_dir=journal_dir,
+                runs = [
+                    journals.enter_context(
+                        run_suite(
+                            bundle,
+                            suite,
+                            workers=workers,
+                            seed=seed + repeat,
+                            progress=progress,
+                            journal_dir=journal_dir,
+                        )
                     )
-                )
-                played.append(suite_run)
+                    for repeat in range(repeats)
+                ]
+                played.append(runs[0])
                 with tempfile.TemporaryDirectory() as scratch:
                     folder = Path(scratch)
                     results[suite.name] = write_artifacts(
-                        folder, suite_run, bundle, run.run_id, earlier[suite.name], key
+                        folder, runs[0], bundle, run.run_id, earlier[suite.name], key, runs[1:]
                     )
                     client.log_artifacts(run.run_id, str(folder), f"{FOLDER}/{suite.name}")
-                log_suite(client, run, suite_run, results[suite.name], registered)
+                log_suite(client, run, runs[0], results[suite.name], registered)
             log_reference(client, run.run_id, played, registered)
         submitted = submit_evidence(client, registered, run.run_id) if submit else None
     return EvaluationResult(

@@ -14,6 +14,7 @@ from mlflow_agent_plugin.development.case import CaseRun
 from mlflow_agent_plugin.development.comparison import compare
 from mlflow_agent_plugin.development.results import SuiteResult, flat_metrics, percentiles
 from mlflow_agent_plugin.development.runner import SuiteRun
+from mlflow_agent_plugin.development.stability import Stability, measure_stability
 from mlflow_agent_plugin.development.suite import Suite, write_suite
 from mlflow_agent_plugin.entities import utc_now
 from mlflow_agent_plugin.observability.reference import EVIDENCE_TAG
@@ -153,6 +154,7 @@ def write_artifacts(
     run_id: str,
     earlier: Sequence[CaseResult] | None,
     key: SigningKey,
+    repeated: Sequence[SuiteRun] = (),
 ) -> SuiteResult:
     """Write the suite's artifacts into `folder`; the signed evidence comes last."""
     from mlflow_agent_plugin.development.report import render_report, write_plots
@@ -171,6 +173,7 @@ def write_artifacts(
         audit_events=run.audit_events,
         artifact_path=f"{FOLDER}/{run.suite.name}",
         comparison=None if earlier is None else compare(rows, earlier),
+        stability=_stability(folder, rows, repeated),
     )
     write_suite(run.suite, folder / "suite.jsonl")
     (folder / "timings.jsonl").write_text(
@@ -213,6 +216,21 @@ def write_artifacts(
     )
     (folder / EVIDENCE_FILE).write_text(json.dumps(sign_evidence(statement, key), indent=1))
     return result
+
+
+def _stability(
+    folder: Path, rows: Sequence[CaseResult], repeated: Sequence[SuiteRun]
+) -> Stability | None:
+    """Write the results of repeated runs, and return what they say together."""
+    if not repeated:
+        return None
+    tables = [list(rows)]
+    for number, run in enumerate(repeated, start=1):
+        tables.append([case.result for case in run.runs])
+        write_results(tables[-1], folder / f"results-repeat-{number}.jsonl")
+    stability = measure_stability(tables)
+    (folder / "stability.json").write_text(json.dumps(stability.to_dict(), indent=1))
+    return stability
 
 
 def log_suite(

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from mlflow_agent_plugin.development.comparison import Comparison
+    from mlflow_agent_plugin.development.stability import Stability
 
 _HEADINGS = ("suite", "measure", "value", "95% interval", "n")
 _SHOWN = (
@@ -45,6 +46,7 @@ class SuiteResult:
         audit_events: Audit events of the cases, their chains verified.
         artifact_path: Folder of the suite's artifacts in the run.
         comparison: Against the baseline, if one was given.
+        stability: Over repeated runs, if there were any.
     """
 
     name: str
@@ -58,6 +60,7 @@ class SuiteResult:
     audit_events: int
     artifact_path: str
     comparison: Comparison | None = field(default=None, repr=False)
+    stability: Stability | None = None
 
     @property
     def evidence_path(self) -> str:
@@ -89,6 +92,7 @@ class SuiteResult:
             "audit_events": self.audit_events,
             "evidence": self.evidence_path,
             "comparison": None if self.comparison is None else self.comparison.to_dict(),
+            "stability": None if self.stability is None else self.stability.to_dict(),
         }
 
     def table_rows(self) -> list[tuple[str, ...]]:
@@ -99,6 +103,10 @@ class SuiteResult:
             if metric is None or metric.n == 0:
                 continue
             rows.append((self.name if not rows else "", name, *show_metric(metric), str(metric.n)))
+        if self.stability is not None:
+            split = self.stability.success
+            shown = f"{split.mean:.1%} ± {1.96 * split.standard_error:.1%}"
+            rows.append(("", f"task_success, {split.runs} runs", shown, "", str(split.cases)))
         turn = f"p50 {self.latency['p50'] * 1000:.0f} ms, p95 {self.latency['p95'] * 1000:.0f} ms"
         rows.append(("", "latency of a turn", turn, "", ""))
         return rows
@@ -217,6 +225,10 @@ def flat_metrics(suite: SuiteResult) -> dict[str, float]:
     flat[f"{suite.name}/seconds"] = suite.seconds
     for name, seconds in suite.latency.items():
         flat[f"{suite.name}/latency_{name}_seconds"] = seconds
+    if suite.stability is not None:
+        flat[f"{suite.name}/task_success_mean_of_runs"] = suite.stability.success.mean
+        flat[f"{suite.name}/task_success_standard_error"] = suite.stability.success.standard_error
+        flat[f"{suite.name}/flaky_cases"] = float(len(suite.stability.flaky))
     if suite.comparison is not None:
         for name, rate in suite.comparison.rates.items():
             if rate.verdict.difference.n:

@@ -18,7 +18,7 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from mlflow_agent_plugin.development.matching import CHECKS, Matcher, check_path, check_pattern
 from mlflow_agent_plugin.entities import Actor, CallStatus, Effect, Outcome
-from mlflow_agent_plugin.package import StrictModel
+from mlflow_agent_plugin.package import ModelSpec, StrictModel
 from mlflow_agent_plugin.package.manifest import Name
 
 CaseId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,199}$")]
@@ -86,6 +86,24 @@ class SimulatedReply(StrictModel):
         if self.when_outcome is None and self.when_text_contains is None:
             raise ValueError("needs when_outcome or when_text_contains")
         return self
+
+
+class ModelUser(StrictModel):
+    """A user played by a chat model, once scripted turns and replies are used up.
+
+    Its words are the model's: results are the same from run to run only if the model's are.
+
+    Attributes:
+        goal: What the user wants to achieve.
+        persona: What the user is like.
+        model: The chat model, as in a manifest.
+        max_messages: Messages it may write.
+    """
+
+    goal: str = Field(min_length=1)
+    persona: str | None = Field(default=None, min_length=1)
+    model: ModelSpec
+    max_messages: int = Field(default=5, ge=1, le=50)
 
 
 class ScriptedAnswer(StrictModel):
@@ -260,6 +278,7 @@ class Scenario(StrictModel):
         seed: Seed of everything a fault leaves open.
         turns: The user's messages in order.
         replies: The simulated user's answers, used before the next scripted turn.
+        model_user: A chat model that plays the user from then on.
         approvals: The scripted human; an approval no rule fits stays waiting.
         simulated: Recorded tool answers.
         faults: How tools misbehave.
@@ -277,6 +296,7 @@ class Scenario(StrictModel):
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
     turns: list[UserTurn] = Field(min_length=1, max_length=100)
     replies: list[SimulatedReply] = Field(default_factory=list)
+    model_user: ModelUser | None = None
     approvals: list[ScriptedAnswer] = Field(default_factory=list)
     simulated: list[SimulatedTool] = Field(default_factory=list)
     faults: list[Fault] = Field(default_factory=list)

@@ -262,3 +262,39 @@ def test_a_case_run_survives_its_way_through_json(play, scenario):
 
     run = play(scenario("look"))
     assert CaseRun.from_dict(json.loads(json.dumps(run.to_dict()))) == run
+
+
+def model_user(*says, **more):
+    # The scripted model answers by how often "it" has spoken; the scenario's first turn counts.
+    replies = [{"text": text} for text in ("(first turn)", *says)]
+    model = {"provider": "scripted", "name": "user", "settings": {"replies": replies}}
+    return {"goal": "have the desk lamp on", "model": model, **more}
+
+
+def test_a_chat_model_can_play_the_user_until_it_is_done(play, scenario):
+    run = play(
+        scenario(
+            "which one",
+            model_user=model_user("the desk one", "DONE"),
+            expect={"outcomes": ["acted"], "calls_required": [{"tool": "switch"}]},
+        )
+    )
+    assert failures(run) == []
+    assert run.result.text == "which one\nthe desk one"
+
+
+def test_a_chat_model_that_never_stops_is_stopped(play, scenario):
+    talk = ["hm?"] * 50
+    quiet = scenario(
+        "ask me", model_user=model_user(*talk, max_messages=3), expect={"max_calls": 0}
+    )
+    assert play(quiet).result.text == "ask me\nhm?\nhm?\nhm?"
+    endless = scenario(
+        "ask me", "endless", model_user=model_user(*talk, max_messages=50), max_turns=4
+    )
+    assert failures(play(endless))[0].endswith("went on after 4 messages of the user")
+
+
+def test_a_user_model_that_fails_is_a_failed_case(play, scenario):
+    run = play(scenario("which one", model_user=model_user()))
+    assert failures(run)[0].startswith("stopped: ConfigError: the script has 1 replies")

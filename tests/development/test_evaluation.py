@@ -239,3 +239,59 @@ def test_an_evaluation_inside_a_run_becomes_its_child(lamps_dir, suite_file):
         assert mlflow.active_run().info.run_id == parent.info.run_id
     tags = mlflow.get_run(result.run_id).data.tags
     assert tags["mlflow.parentRunId"] == parent.info.run_id
+
+
+def test_repeated_runs_show_how_much_results_depend_on_the_seed(lamps_dir):
+    import mlflow
+
+    cases = [
+        Scenario.model_validate(
+            {
+                "id": f"c{n}",
+                "turns": [{"user": "switch"}],
+                "faults": [{"tool": "switch", "kind": "partial"}],
+                "expect": {"calls_required": [{"tool": "switch"}]},
+            }
+        )
+        for n in range(12)
+    ]
+    suite = Suite(name="faulty", scenarios=tuple(cases))
+    result = run(lamps_dir, [suite], repeats=3).suites["faulty"]
+    assert result.stability.success.runs == 3
+    assert result.stability.success.cases == 12
+    assert result.stability.flaky
+    assert result.stability.success.between_runs > 0
+    assert "flaky" in str(result.stability)
+    first = run(lamps_dir, [suite])
+    assert first.suites["faulty"].results_digest == result.results_digest
+    assert "faulty/task_success_standard_error" not in mlflow.get_run(first.run_id).data.metrics
+    with pytest.raises(SuiteError, match="repeats must be at least 1"):
+        run(lamps_dir, [suite], repeats=0)
+
+
+def test_a_suite_can_be_seen_as_an_mlflow_dataset(suite_file):
+    from mlflow_agent_plugin.development import load_suite, register_suite
+
+    suite = load_suite(suite_file)
+    dataset = register_suite(suite)
+    again = register_suite(suite)
+    assert again.dataset_id == dataset.dataset_id
+    frame = again.to_df()
+    assert len(frame) == 3
+    assert sorted(inputs["case"] for inputs in frame["inputs"]) == [
+        "look",
+        "switch",
+        "switch-never",
+    ]
+    assert again.tags["agent.suite_digest"] == suite.digest
+
+
+def test_a_file_store_without_datasets_says_so(suite_file, tmp_path, monkeypatch):
+    import mlflow
+
+    from mlflow_agent_plugin.development import load_suite, register_suite
+
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    mlflow.set_tracking_uri(f"file://{tmp_path}/mlruns")
+    with pytest.raises(SuiteError, match="cannot be registered as a dataset"):
+        register_suite(load_suite(suite_file))
