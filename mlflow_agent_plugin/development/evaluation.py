@@ -30,7 +30,7 @@ from mlflow_agent_plugin.development.recording import (
     write_artifacts,
 )
 from mlflow_agent_plugin.development.results import EvaluationResult, SuiteResult
-from mlflow_agent_plugin.development.runner import Progress, SuiteRun, run_suite
+from mlflow_agent_plugin.development.runner import Engine, Progress, SuiteRun, run_suite
 from mlflow_agent_plugin.development.suite import Suite, check_suite, load_suite
 from mlflow_agent_plugin.errors import EvidenceError, SuiteError
 from mlflow_agent_plugin.package import MANIFEST_FILE
@@ -46,6 +46,7 @@ def evaluate(
     suites: Sequence[str | Path | Suite],
     *,
     workers: int = 1,
+    engine: Engine = "processes",
     seed: int = 0,
     limit: int | None = None,
     repeats: int = 1,
@@ -62,6 +63,7 @@ def evaluate(
             saved model's folder, or a bundle's folder.
         suites: Suite files, folders with ``suite.yaml``, or loaded suites.
         workers: Processes; 0 plays in this process, for a debugger.
+        engine: "processes" on this machine, or "spark" on a cluster; the results are the same.
         seed: Seed of faults, samples and stochastic models.
         limit: Play only so many cases of each suite, drawn by `seed`; the evidence says so by its
             suite digest and number of cases.
@@ -100,6 +102,7 @@ def evaluate(
                             bundle,
                             suite,
                             workers=workers,
+                            engine=engine,
                             seed=seed + repeat,
                             progress=progress,
                             journal_dir=journal_dir,

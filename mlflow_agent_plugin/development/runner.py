@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 from mlflow_agent_plugin.development.case import CasePlayer, CaseRun, stopped_case
 from mlflow_agent_plugin.development.journal import Journal, open_journal
@@ -27,7 +27,11 @@ from mlflow_agent_plugin.errors import SuiteError
 from mlflow_agent_plugin.store import Store
 
 if TYPE_CHECKING:
+    from mlflow_agent_plugin.development.spark import SparkPool
     from mlflow_agent_plugin.package import Bundle
+
+Engine = Literal["processes", "spark"]
+"""Where cases are played."""
 
 Progress = Callable[[str, int, int], None]
 """Called with (suite name, cases done, cases in all)."""
@@ -58,6 +62,7 @@ def run_suite(
     suite: Suite,
     *,
     workers: int = 1,
+    engine: Engine = "processes",
     seed: int = 0,
     progress: bool | Progress = True,
     journal_dir: Path | None = None,
@@ -68,6 +73,7 @@ def run_suite(
         bundle: The agent; its code runs in the workers.
         suite: The suite.
         workers: Processes; 0 plays in this process.
+        engine: "processes" on this machine, or "spark" (its parallelism counts, not `workers`).
         seed: Seed of the run.
         progress: Show a progress bar on standard error, or call this.
         journal_dir: Folder of journals; default: beside the keys.
@@ -79,6 +85,12 @@ def run_suite(
     """
     if workers < 0:
         raise SuiteError(f"workers must be at least 0, not {workers}", where="workers")
+    if engine not in get_args(Engine):
+        raise SuiteError(
+            f"there is no engine {engine!r}",
+            where="engine",
+            hint=f"Use {' or '.join(get_args(Engine))}.",
+        )
     check_suite(suite, bundle)
     started = time.perf_counter()
     with open_journal(
@@ -90,7 +102,7 @@ def run_suite(
         resumed = len(journal.runs)
         todo = [scenario for scenario in suite.scenarios if scenario.id not in journal.runs]
         with _shown(progress, suite.name, len(suite), resumed) as step:
-            audit_events = _play(bundle, suite, todo, journal, workers, seed, step)
+            audit_events = _play(bundle, suite, todo, journal, workers, engine, seed, step)
         yield SuiteRun(
             suite=suite,
             runs=tuple(journal.runs[scenario.id] for scenario in suite.scenarios),
@@ -107,12 +119,13 @@ def _play(
     todo: Sequence[Scenario],
     journal: Journal,
     workers: int,
+    engine: Engine,
     seed: int,
     step: Callable[[], None],
 ) -> int:
     if not todo:
         return 0
-    if workers == 0:
+    if workers == 0 and engine == "processes":
         here = _Here(bundle, suite, seed)
         for scenario in todo:
             journal.add(here.play(scenario))
@@ -126,7 +139,13 @@ def _play(
         "environment": suite.environment,
         "seed": seed,
     }
-    pool = WorkerPool(setup, suite=suite.name, workers=workers)
+    pool: WorkerPool | SparkPool
+    if engine == "spark":
+        from mlflow_agent_plugin.development.spark import SparkPool
+
+        pool = SparkPool(bundle, setup, suite=suite.name)
+    else:
+        pool = WorkerPool(setup, suite=suite.name, workers=workers)
     for run in pool.play(todo):
         journal.add(run)
         step()
