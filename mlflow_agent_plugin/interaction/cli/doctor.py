@@ -297,7 +297,7 @@ def _tracking(name: str) -> Iterator[Check]:
         try:
             MlflowClient().search_experiments(max_results=1)
         except Exception as error:
-            yield Check(name, Health.FAIL, _unusable(uri, error), "Check MLFLOW_TRACKING_URI.")
+            yield _unusable(name, "MLFLOW_TRACKING_URI", uri, error)
             return
     yield Check(name, Health.OK, _shown(uri))
 
@@ -319,7 +319,7 @@ def _registry(name: str) -> Iterator[Check]:
                 "tags.`agent.rules.current` LIKE '%'", max_results=1
             )
         except Exception as error:
-            yield Check(name, Health.FAIL, _unusable(uri, error), "Check MLFLOW_REGISTRY_URI.")
+            yield _unusable(name, "MLFLOW_REGISTRY_URI", uri, error)
             return
     remote = uri.startswith(("http://", "https://"))
     yield from _gated(name, uri, gated=gated or (remote and bool(known)), sure=not remote)
@@ -346,9 +346,13 @@ def _gated(name: str, uri: str, *, gated: bool, sure: bool) -> Iterator[Check]:
         )
 
 
-def _unusable(uri: str, error: Exception) -> str:
-    said = _shown(_said(error))
-    return f"{_shown(uri)}: " + ("no answer" if "Max retries exceeded" in said else said)
+def _unusable(name: str, setting: str, uri: str, error: Exception) -> Check:
+    said, todo = _shown(_said(error)), f"Check {setting}."
+    if "Max retries exceeded" in said:
+        said = "no answer"
+    elif "error code 401" in said:
+        said, todo = "not logged in", "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
+    return Check(name, Health.FAIL, f"{_shown(uri)}: {said}", todo)
 
 
 def _entry_points(name: str) -> Iterator[Check]:

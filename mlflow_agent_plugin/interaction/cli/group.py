@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
@@ -108,6 +109,12 @@ def wants_json() -> bool:
     return bool(context is not None and context.params.get("as_json"))
 
 
+_NO_ANSWER = re.compile(
+    r"API request to (https?://[^/\s]+)\S* failed with exception .*retries exceeded"
+)
+_STATEMENT = ("[SQL:", "[parameters:", "(Background on this error at:")
+
+
 # --- errors --------------------------------------------------------------------------------------
 
 
@@ -152,11 +159,14 @@ def _document(error: Exception) -> dict[str, Any]:
 
 
 def _message(error: Exception) -> str:
-    text = str(error).strip()
+    # SQLAlchemy's messages, which MLflow repeats, hold the statement and its values.
+    lines = [line for line in str(error).strip().splitlines() if not line.startswith(_STATEMENT)]
+    unreachable = _NO_ANSWER.match(lines[0]) if lines else None
+    if unreachable is not None:
+        return f"{unreachable[1]} does not answer. Check the address and that the server runs."
     if _is_database(error):
-        # SQLAlchemy adds the statement and a link; what happened stands on the first line.
-        text = f"the database cannot be used: {text.splitlines()[0]}"
-    return text or type(error).__name__
+        lines = [f"the database cannot be used: {lines[0] if lines else ''}"]
+    return "\n".join(lines) or type(error).__name__
 
 
 def _is_expected(error: Exception) -> bool:

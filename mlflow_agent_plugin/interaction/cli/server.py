@@ -24,7 +24,7 @@ from typing import Any
 
 import click
 
-from mlflow_agent_plugin.errors import ConfigError
+from mlflow_agent_plugin.errors import ConfigError, IdentityError
 from mlflow_agent_plugin.interaction.cli.answer import Answer, print_answer
 from mlflow_agent_plugin.interaction.cli.group import answers
 from mlflow_agent_plugin.interaction.cli.options import PATH
@@ -98,7 +98,7 @@ def server(
     """
     _check_port(host, port)
     place = _Place(folder.absolute())
-    place.folder.mkdir(parents=True, exist_ok=True)
+    place.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     environment, password = _login(place) if login else ({}, None)
     url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"  # noqa: S104 - compared
     data: dict[str, Any] = {
@@ -250,6 +250,7 @@ def user_add(
     Needs the administrator's credentials in MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.
     """
     import mlflow
+    from mlflow.exceptions import MlflowException
     from mlflow.server.auth.client import AuthServiceClient
 
     where = url or str(mlflow.get_tracking_uri())
@@ -263,7 +264,18 @@ def user_add(
         else secrets.token_urlsafe(_PASSWORD_BYTES)
     )
     client = AuthServiceClient(where)
-    client.create_user(name, password)
+    try:
+        client.create_user(name, password)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_ALREADY_EXISTS":
+            raise IdentityError(f"there is a user {name} already", where=where) from error
+        if "401" in str(error):
+            raise IdentityError(
+                "the server does not know this administrator",
+                where=where,
+                hint="Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.",
+            ) from error
+        raise
     for role in ("author", *roles):
         client.assign_role(name, _role(client, role))
     data: dict[str, Any] = {"user": name, "roles": list(roles), "server": where}
