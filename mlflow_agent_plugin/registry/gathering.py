@@ -10,9 +10,11 @@ Rules:
 from __future__ import annotations
 
 import hashlib
+import json
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from mlflow_agent_plugin.entities import sha256_of_json
@@ -35,6 +37,7 @@ from mlflow_agent_plugin.registry.records import (
 from mlflow_agent_plugin.registry.requirements import SoakRequirement
 from mlflow_agent_plugin.registry.rules import combine
 from mlflow_agent_plugin.registry.slots import Slot
+from mlflow_agent_plugin.registry.vault import Vault
 from mlflow_agent_plugin.trust.keys import KeyPurpose, KeyStore
 
 MAX_RESULTS_BYTES = 256 * 1024**2
@@ -81,7 +84,7 @@ def gather(
     *,
     version: int,
     incumbent: int | None,
-    content_problem: str | None,
+    vault: Vault,
     keys: Keys,
 ) -> Candidate:
     """Collect the facts about `version` before `slot`.
@@ -92,7 +95,7 @@ def gather(
         slot: The slot.
         version: The candidate.
         incumbent: Version the slot points to now.
-        content_problem: Why the registered content cannot be trusted now, None if it can.
+        vault: Where the registered content is kept.
         keys: Whose signatures count.
 
     Raises:
@@ -123,7 +126,7 @@ def gather(
         slot=str(slot),
         now=records.now,
         content_digest=None if record is None else record.content_digest,
-        content_problem=content_problem,
+        content_problem=None if record is None else vault.problem(record.content_digest),
         author=None if record is None else record.author,
         evidence=evidence,
         incumbent=None
@@ -296,18 +299,25 @@ def _subject(
 
 
 def _contracts(record: VersionRecord | None, theirs: VersionRecord | None) -> ContractsFact | None:
+    if record is None or theirs is None:
+        return None
+    return _compare_contracts(theirs.contracts, record.contracts)
+
+
+@lru_cache(maxsize=64)
+def _compare_contracts(old: str, new: str) -> ContractsFact:
+    """Compare two sets of contracts, given as the JSON text they were recorded as."""
     from mlflow_agent_plugin.package.compatibility import ContractStatus, compare_all
     from mlflow_agent_plugin.package.contract import ToolContract
 
-    if record is None or theirs is None:
-        return None
     try:
-        changes = compare_all(
-            {name: ToolContract.model_validate(item) for name, item in theirs.contracts.items()},
-            {name: ToolContract.model_validate(item) for name, item in record.contracts.items()},
-        ).values()
+        before, after = (
+            {name: ToolContract.model_validate(item) for name, item in json.loads(text).items()}
+            for text in (old, new)
+        )
     except ValueError as error:
         return ContractsFact(problem=f"a stored contract is malformed ({type(error).__name__})")
+    changes = compare_all(before, after).values()
     return ContractsFact(
         breaking=tuple(
             f"{change.tool}: {change.reasons[0] if change.reasons else 'changed'}"

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, field_validator
 
 from mlflow_agent_plugin.entities import sha256_of_json
-from mlflow_agent_plugin.errors import AgentError, BundleError
+from mlflow_agent_plugin.errors import AgentError, BundleError, IntegrityError
 from mlflow_agent_plugin.package.manifest import Name, StrictModel
 from mlflow_agent_plugin.package.reading import YamlDocument, parse_yaml, validate_document
 from mlflow_agent_plugin.registry.requirements import (
@@ -108,6 +109,16 @@ def parse_rules(
     document = parse_yaml(text, name=name, error=error)
     _check_items(document, error)
     return validate_document(document, GateRules, error=error)
+
+
+@lru_cache(maxsize=256)
+def stored_rules(text: str) -> GateRules:
+    """Read rules as `GateRules.to_json` wrote them.
+
+    Raises:
+        IntegrityError: They were not written so.
+    """
+    return parse_rules(text, name="the stored rules", error=IntegrityError)
 
 
 def combine(

@@ -17,6 +17,7 @@ from urllib.parse import urlparse
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INTERNAL_ERROR
 from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
+from mlflow.utils.validation import _validate_model_version
 from sqlalchemy import select
 
 from mlflow_agent_plugin.entities import Actor, utc_now
@@ -25,10 +26,12 @@ from mlflow_agent_plugin.registry import tables
 from mlflow_agent_plugin.registry.caller import current_caller
 from mlflow_agent_plugin.registry.content import AgentContent
 from mlflow_agent_plugin.registry.desk import Desk
-from mlflow_agent_plugin.registry.gathering import Keys
+from mlflow_agent_plugin.registry.gate import evaluate
+from mlflow_agent_plugin.registry.gathering import Keys, gather
 from mlflow_agent_plugin.registry.places import may_read, resolve
 from mlflow_agent_plugin.registry.pointers import Pointers
-from mlflow_agent_plugin.registry.records import Gate, Records
+from mlflow_agent_plugin.registry.records import Gate, HistoryEntry, Records
+from mlflow_agent_plugin.registry.report import GateReport
 from mlflow_agent_plugin.registry.rules import default_rules
 from mlflow_agent_plugin.registry.slots import Slot
 from mlflow_agent_plugin.registry.tags import TagBoard
@@ -229,6 +232,32 @@ class RunningStore(SqlAlchemyStore):  # type: ignore[misc]  # mlflow is untyped 
                         where=name,
                         hint="Somebody changed the database past the registry: look at the audit.",
                     )
+
+    def _gate_report(self, name: str, version: Any, to: str) -> GateReport:
+        number, slot = _validate_model_version(version), Slot.parse(to)
+        try:
+            with self._reading(name) as records:
+                if records is None:
+                    raise RequestError(f"{name} is not an agent's model")
+                pointers = Pointers(records.connection, records.workspace, name)
+                if not pointers.exists(number):
+                    self.get_model_version(name, number)  # MLflow says that it does not exist
+                candidate = gather(
+                    records,
+                    gate_of(records, name),
+                    slot,
+                    version=number,
+                    incumbent=pointers.of(slot),
+                    vault=self._vault,
+                    keys=Keys(),
+                )
+        except AgentError as error:
+            raise as_mlflow(error) from error
+        return evaluate(candidate.requirements, candidate.facts)
+
+    def _slot_history(self, name: str, slot: str | None) -> list[HistoryEntry]:
+        with self._reading(name) as records:
+            return [] if records is None else records.history(name, slot)
 
 
 def gate_of(records: Records, name: str) -> Gate:

@@ -63,15 +63,13 @@ class Context:
 
     def examine(self, slot: Slot, version: int) -> tuple[GateReport, Candidate]:
         """Return the gate's report about `version` before `slot`."""
-        record = self.records.version(self.gate, version)
-        problem = None if record is None else self.vault.problem(record.content_digest)
         candidate = gather(
             self.records,
             self.gate,
             slot,
             version=version,
             incumbent=self.pointers.of(slot),
-            content_problem=problem,
+            vault=self.vault,
             keys=self.keys,
         )
         return evaluate(candidate.requirements, candidate.facts), candidate

@@ -9,13 +9,12 @@ from typing import Any
 from sqlalchemy import insert, update
 
 from mlflow_agent_plugin.entities import Actor
-from mlflow_agent_plugin.errors import IntegrityError
 from mlflow_agent_plugin.registry import tables
 from mlflow_agent_plugin.registry.content import AgentContent
 from mlflow_agent_plugin.registry.facts import PolicyTestsFact
 from mlflow_agent_plugin.registry.records.base import Rows
 from mlflow_agent_plugin.registry.records.rows import Gate, VersionRecord
-from mlflow_agent_plugin.registry.rules import GateRules, parse_rules
+from mlflow_agent_plugin.registry.rules import GateRules, stored_rules
 
 
 class GateRows(Rows):
@@ -27,8 +26,7 @@ class GateRows(Rows):
         if row is None:
             return None
         self._sealer.check(tables.gates.name, row)
-        rules = parse_rules(row["rules"], name="the stored rules", error=IntegrityError)
-        return Gate(row["name"], row["epoch"], rules, row["revision"])
+        return Gate(row["name"], row["epoch"], stored_rules(row["rules"]), row["revision"])
 
     def create_gate(self, name: str, rules: GateRules, by: Actor) -> Gate:
         """Make an ordinary model a gated one."""
@@ -88,8 +86,8 @@ class GateRows(Rows):
             author=row["author"],
             author_verified=bool(row["author_verified"]),
             created_at=datetime.fromisoformat(row["created_at"]),
-            rules=None if row["rules"] is None else parse_rules(row["rules"], error=IntegrityError),
-            contracts=json.loads(row["contracts"]),
+            rules=None if row["rules"] is None else stored_rules(row["rules"]),
+            contracts=row["contracts"],
             policy_tests=PolicyTestsFact(tests["passed"], tuple(tests["failed"]), tests["error"]),
         )
 

@@ -23,7 +23,7 @@ class Gate:
 
 @dataclass(frozen=True)
 class VersionRecord:
-    """What the registry knows about one agent version."""
+    """What the registry knows about one agent version; `contracts` is JSON text by tool name."""
 
     name: str
     epoch: int
@@ -35,7 +35,7 @@ class VersionRecord:
     author_verified: bool
     created_at: datetime
     rules: GateRules | None
-    contracts: Mapping[str, Mapping[str, Any]]
+    contracts: str
     policy_tests: PolicyTestsFact
 
 
