@@ -126,8 +126,9 @@ def _wait(process: subprocess.Popen[bytes], url: str, log_path: Path) -> None:
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
     # The server is a small tree of processes, over when the last of them is gone: the one that
-    # answered requests still writes its last traces after the others have ended.
-    for number, patience in ((signal.SIGTERM, STOP_SECONDS), (signal.SIGKILL, 5.0)):
+    # answered requests still writes its last traces after the others have ended. It does so on
+    # SIGINT; on SIGTERM uvicorn ends the process without its exit handlers.
+    for number, patience in ((signal.SIGINT, STOP_SECONDS), (signal.SIGKILL, 5.0)):
         deadline = time.monotonic() + patience
         try:
             os.killpg(process.pid, number)
