@@ -111,7 +111,8 @@ def _client_error(error: AgentError) -> Exception:
             return
 
     raised = AgentException(shown.message)
-    vars(raised).update({name: v for name, v in vars(shown).items() if name != "message"})
+    for name, value in vars(shown).items():
+        setattr(raised, name, value)
     return raised
 
 

@@ -319,7 +319,7 @@ def _talk(story: _Story, client: Client) -> str:
     lines: list[str] = []
 
     def note(said: str, response: dict[str, Any]) -> dict[str, Any]:
-        custom = response["custom_outputs"]
+        custom: dict[str, Any] = response["custom_outputs"]
         calls = ", ".join(f"{c['tool']} {c['status']}" for c in custom["calls"]) or "no call"
         answer = " ".join(text_of(response).split())
         lines.append(f"“{said}” → {custom['outcome']} ({calls}): {answer[:90]}")
