@@ -25,11 +25,11 @@ clean-demo:  ## remove what the demo made
 	rm -rf $(DEMO_DIR)
 
 test: $(VENV)/.installed lint types layers  ## every check and test
-	$(BIN)/python -m pytest -m "not integration and not browser" --cov --cov-report=
-	$(BIN)/python -m pytest -m "integration or browser" --cov --cov-append --cov-report=term
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not integration and not browser" --cov --cov-report=
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "integration or browser" --cov --cov-append --cov-report=term
 
 unit: $(VENV)/.installed  ## the fast tests only
-	$(BIN)/python -m pytest -m "not integration and not browser"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not integration and not browser"
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
