@@ -103,9 +103,10 @@ def promote(name: str, version: int | str, *, to: str, client: MlflowClient | No
 
     Raises:
         MlflowException: The gate refuses; the message lists what is missing.
+        RequestError: There is no gate before this model.
     """
     slot = Slot.parse(to)
-    used = _client(client)
+    used = _gated(client, name)
     if slot.is_alias:
         used.set_registered_model_alias(name, slot.name, str(version))
     else:
@@ -131,7 +132,7 @@ def gate_report(
     tags = used.get_model_version(name, str(version)).tags
     text = tags.get(slot.tag_key("agent.gate_report"))
     if text is None:
-        raise _not_gated(name, slot)
+        raise RequestError(f"{slot} of {name} is not protected")
     return GateReport.from_dict(json.loads(text))
 
 
@@ -186,14 +187,15 @@ def emergency_promote(
 
 def set_rules(name: str, gate_yaml: str, *, client: MlflowClient | None = None) -> None:
     """Replace the gate's rules stored with a model; loosening them takes a reviewer."""
-    _client(client).set_registered_model_tag(name, Command.RULES.value, gate_yaml)
+    _gated(client, name).set_registered_model_tag(name, Command.RULES.value, gate_yaml)
 
 
 def submit_evidence(
     name: str, version: int | str, run_id: str, *, client: MlflowClient | None = None
 ) -> None:
     """Hand an evaluation run's signed evidence to the registry, which verifies it."""
-    _client(client).set_model_version_tag(name, str(version), Command.EVIDENCE.value, run_id)
+    used = _gated(client, name)
+    used.set_model_version_tag(name, str(version), Command.EVIDENCE.value, run_id)
 
 
 def history(
@@ -225,7 +227,7 @@ def history(
         _on_model(used, name, Command.HISTORY, {"to": str(wanted)}, None)
         text = used.get_registered_model(name).tags.get(wanted.tag_key("agent.history"))
         if text is None:
-            raise _not_gated(name, wanted)
+            raise RequestError(f"{wanted} of {name} has no history")
         found = [HistoryEntry.from_dict(item) for item in json.loads(text)]
     return [entry for entry in found if as_of is None or entry.at <= as_of]
 
@@ -242,6 +244,22 @@ def _client(client: MlflowClient | None) -> MlflowClient:
     return Client()
 
 
+def _gated(client: MlflowClient | None, name: str) -> MlflowClient:
+    """Return the client to use, if the model is behind a gate; elsewhere a command is just a tag.
+
+    Raises:
+        RequestError: It is not.
+        MlflowException: There is no such model.
+    """
+    used = _client(client)
+    if "agent.gated" not in used.get_registered_model(name).tags:
+        raise RequestError(
+            f"{name} is not behind a gate; nothing was changed",
+            hint="Use a registry URI that starts with agents+, or a server with one.",
+        )
+    return used
+
+
 def _own_store(client: MlflowClient) -> Any:
     """Return the gated store if this process holds it, else None."""
     store: Any = client._get_registry_client().store  # noqa: SLF001 - MLflow has no public way
@@ -256,7 +274,7 @@ def _on_version(
     body: dict[str, Any],
     by: str | None,
 ) -> None:
-    _client(client).set_model_version_tag(name, str(version), command.value, _json(body, by))
+    _gated(client, name).set_model_version_tag(name, str(version), command.value, _json(body, by))
 
 
 def _on_model(
@@ -266,15 +284,8 @@ def _on_model(
     body: dict[str, Any],
     by: str | None,
 ) -> None:
-    _client(client).set_registered_model_tag(name, command.value, _json(body, by))
+    _gated(client, name).set_registered_model_tag(name, command.value, _json(body, by))
 
 
 def _json(body: dict[str, Any], by: str | None) -> str:
     return json.dumps(body if by is None else {**body, "by": by})
-
-
-def _not_gated(name: str, slot: Slot) -> RequestError:
-    return RequestError(
-        f"{slot} of {name} is not behind a gate",
-        hint="Use a registry URI that starts with agents+ (on the server).",
-    )

@@ -160,6 +160,32 @@ class TestPromotion:
         )
 
 
+class TestWithoutAGate:
+    def test_nothing_is_done_where_a_command_would_be_just_a_tag(self, world, tmp_path):
+        """On MLflow's own store, and for an ordinary model."""
+        from mlflow import MlflowClient
+
+        from mlflow_agent_plugin.errors import RequestError
+        from mlflow_agent_plugin.registry import submit_evidence
+
+        world.ordinary()
+        stock = MlflowClient(registry_uri=f"sqlite:///{tmp_path}/mlflow.db")
+        for client in (world.client, stock):
+            for act in (
+                lambda c: promote("ordinary", 1, to="Production", client=c),
+                lambda c: request_promotion("ordinary", 1, to="Production", client=c),
+                lambda c: gate_report("ordinary", 1, to="Production", client=c),
+                lambda c: rollback("ordinary", to="Production", reason="why", client=c),
+                lambda c: set_rules("ordinary", GATE, client=c),
+                lambda c: submit_evidence("ordinary", 1, "run", client=c),
+            ):
+                with pytest.raises((RequestError, MlflowException), match=r"gate|not an agent"):
+                    act(client)
+            found = client.get_model_version("ordinary", "1")
+            assert (found.current_stage, found.tags) == ("None", {})
+            assert client.get_registered_model("ordinary").tags == {}
+
+
 class TestPeople:
     def test_a_request_for_what_is_not_protected_says_what_is(self, world):
         version = world.register("one")
