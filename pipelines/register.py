@@ -2,7 +2,8 @@
 
 Rules:
 - The version is made of exactly the model that was evaluated; its evidence goes with it.
-- A repeated run of this stage finds the version it made before, and makes no other.
+- Content that the pipeline registered before is not registered again: its version is found, and
+  gets the new evidence.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from typing import Any
 from pipelines.evaluate import summary
 from pipelines.stage import Params, read_json, stage, write_json
 
-CANDIDATE_TAG = "pipeline.model"
-"""Version tag: the logged model the pipeline made it of."""
+CANDIDATE_TAG = "pipeline.digest"
+"""Version tag: digest of the bundle the pipeline made it of."""
 
 
 def register(params: Params) -> str:
@@ -24,10 +25,10 @@ def register(params: Params) -> str:
 
     found = read_json(params.result("evaluation"))
     name = params.register_.model_name
-    version = existing(name, str(found["model_id"]))
+    version = existing(name, str(found["digest"]))
     if version is None:
         made = mlflow.register_model(
-            found["model_uri"], name, tags={CANDIDATE_TAG: str(found["model_id"])}
+            found["model_uri"], name, tags={CANDIDATE_TAG: str(found["digest"])}
         )
         version = str(made.version)
         mlflow.MlflowClient().update_model_version(name, version, description=_description(found))
@@ -39,8 +40,8 @@ def register(params: Params) -> str:
     return f"{name} version {version}"
 
 
-def existing(name: str, model_id: str) -> str | None:
-    """Return the version made of a logged model before, None if there is none."""
+def existing(name: str, digest: str) -> str | None:
+    """Return the newest version the pipeline made of this content, None if there is none."""
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
@@ -50,7 +51,7 @@ def existing(name: str, model_id: str) -> str | None:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
             return None
         raise
-    mine = [int(v.version) for v in versions if v.tags.get(CANDIDATE_TAG) == model_id]
+    mine = [int(v.version) for v in versions if v.tags.get(CANDIDATE_TAG) == digest]
     return str(max(mine)) if mine else None
 
 

@@ -69,9 +69,9 @@ def validate(params: Params) -> str:
         # Written only when good: what comes after must not find it.
         lines = "\n  ".join(str(failure) for failure in failures)
         raise DataError(
-            f"{len(failures)} of {count} expectations failed; nothing was trained.\n  {lines}\n ",
+            f"{len(failures)} of {count} expectations failed; nothing was trained. "
+            f"Correct or remove the rows and run the pipeline again:\n  {lines}",
             where=str(file),
-            hint="Correct or remove the rows and run the pipeline again.",
         )
     write_json(
         params.result("validation"),

@@ -1,0 +1,180 @@
+"""The pipeline as a whole, on a handful of queries, with real DVC, MLflow and the gated registry."""
+
+import configparser
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from mlflow_agent_plugin.errors import ConfigError, PipelineError
+from pipelines.register import register
+from pipelines.retrain import (
+    PROJECT,
+    _why,
+    child_environment,
+    prepare_workspace,
+    run_pipeline,
+)
+from pipelines.stage import read_json, read_params
+
+SMALL = PROJECT / "pipelines" / "small_set"
+INTENTS = ("lost_or_stolen_card", "exchange_rate", "atm_support")
+NEW = "card_arrival"
+
+
+def small(name, *intents):
+    frame = pd.read_csv(SMALL / name)
+    return frame[frame["category"].isin(intents)]
+
+
+@pytest.fixture
+def base(tmp_path):
+    """Base data of three intents."""
+    folder = tmp_path / "base"
+    folder.mkdir()
+    small("train.csv", *INTENTS).to_csv(folder / "train.csv", index=False)
+    small("test.csv", *INTENTS).groupby("category").head(2).to_csv(folder / "test.csv", index=False)
+    return folder
+
+
+def feedback(path, label=NEW):
+    rows = small("train.csv", NEW).rename(columns={"category": "label"})
+    rows["label"] = label
+    rows.to_csv(path, index=False)
+    return path
+
+
+def test_a_workspace_holds_the_project_s_parameters_with_this_run_s_values(tmp_path, base):
+    prepare_workspace(
+        tmp_path / "w",
+        feedback=feedback(tmp_path / "labels.csv"),
+        agent="agents/support",
+        ingest={"base": str(base), "exclude_intents": ["a", "b"]},
+        request={"reason": 'it\'s `date` & "more"'},
+    )
+    params = read_params(tmp_path / "w" / "params.yaml")
+    assert params.request.reason == 'it\'s `date` & "more"'
+    assert params.ingest.exclude_intents == ["a", "b"]
+    assert params.agent == str(PROJECT / "agents" / "support")
+    assert params.ingest.feedback == "feedback.csv"
+    config = configparser.ConfigParser()
+    config.read(tmp_path / "w" / ".dvc" / "config")
+    assert config["core"]["no_scm"] == "true"
+    assert config["core"]["analytics"] == "false"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"agent": "agents/nobody"},
+        {"feedback": Path("nowhere.csv")},
+        {"ingest": {"base": "nowhere"}},
+        {"evaluate": {"suites": ["nowhere.yaml"]}},
+        {"evaluate": {"workers": 0}},
+        {"ingest": {"holdout_share": 2}},
+        {"project": Path("nowhere")},
+    ],
+)
+def test_values_that_make_no_sense_are_refused_before_anything_runs(tmp_path, values):
+    with pytest.raises(ConfigError):
+        prepare_workspace(tmp_path / "w", **values)
+    assert not (tmp_path / "w" / "params.yaml").exists()
+
+
+def test_the_project_s_own_parameters_fit_and_no_user_value_reaches_a_shell():
+    params = read_params(PROJECT / "params.yaml")
+    assert params.register_.model_name == "support"
+    stages = yaml.safe_load((PROJECT / "dvc.yaml").read_text())["stages"]
+    assert list(stages) == [
+        "ingest", "validate", "train", "package", "evaluate", "register", "request",
+    ]  # fmt: skip
+    for stage in stages.values():
+        for part in stage["cmd"].split("${")[1:]:
+            assert part.partition("}")[0] in ("build", "train.seed")
+
+
+def test_stages_get_absolute_servers_and_do_not_write_into_the_pipeline_s_run(
+    monkeypatch, tmp_path
+):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///m.db")
+    monkeypatch.setenv("MLFLOW_RUN_ID", "abc")
+    environment = child_environment(PROJECT)
+    assert environment["MLFLOW_TRACKING_URI"] == f"sqlite:///{tmp_path}/m.db"
+    assert "MLFLOW_RUN_ID" not in environment
+    assert environment["MLFLOW_AGENTS_PIPELINE_RUN"] == "abc"
+    assert environment["DVC_NO_ANALYTICS"] == "1"
+
+
+def test_the_stage_s_own_error_is_what_is_reported():
+    lines = [
+        "Running stage 'validate':",
+        "> python -m pipelines.validate",
+        "error: requests.csv: 2 of 11 expectations failed",
+        "  one",
+        "ERROR: failed to reproduce 'validate': failed to run",
+    ]
+    assert _why(lines) == ("validate", "requests.csv: 2 of 11 expectations failed\n  one")
+    assert _why(["ERROR: Unable to acquire lock"])[1].startswith("another DVC process")
+    stage, problem = _why(["Traceback", "KeyError: 'x'", "ERROR: failed to reproduce 'train': x"])
+    assert stage == "train"
+    assert "KeyError" in problem
+
+
+@pytest.mark.integration
+def test_bad_labels_stop_it_and_good_ones_lead_to_one_version_that_waits_for_approval(
+    tmp_path, base, monkeypatch
+):
+    import mlflow
+
+    from mlflow_agent_plugin.observability import load_reference
+    from mlflow_agent_plugin.registry import gate_report
+
+    database = f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", database)
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", f"agents+{database}")
+    monkeypatch.setenv("MLFLOW_AGENTS_ACTOR", "gary")
+    mlflow.set_tracking_uri(database)
+    mlflow.set_registry_uri(f"agents+{database}")
+    client = mlflow.MlflowClient()
+    workspace = tmp_path / "w"
+
+    def run(labels):
+        prepare_workspace(
+            workspace,
+            feedback=feedback(tmp_path / "labels.csv", labels),
+            ingest={"base": str(base)},
+            evaluate={"workers": 1},
+            request={"reason": "drift"},
+        )
+        return run_pipeline(workspace, reason="drift")
+
+    with pytest.raises(PipelineError) as caught:
+        run("no_such_intent")
+    assert "stage validate" in str(caught.value)
+    assert "expect_column_values_to_be_in_set(category)" in str(caught.value)
+    assert not (workspace / "build" / "planner").exists()
+    assert read_json(workspace / "result.json")["ok"] is False
+    assert client.search_registered_models() == []
+    assert client.search_logged_models([e.experiment_id for e in client.search_experiments()]) == []
+
+    result = run(NEW)
+    assert result["ok"]
+    assert result["request"]["version"] == 1
+    assert result["train"]["n_classes"] == 4
+    assert "support-new-traffic" in result["evaluation"]["suites"]
+    report = gate_report("support", 1, to="Production").to_dict()
+    assert report["passed"] is False
+    by_kind = {item["kind"]: item["status"] for item in report["results"]}
+    assert by_kind["content"] == by_kind["policy_tests"] == by_kind["safety"] == "met"
+    assert by_kind["approvals"] == "unmet"
+    assert len(load_reference("models:/support/1")) > 0
+
+    again = run(NEW)
+    assert again["request"]["version"] == 1
+    assert len(client.search_model_versions("name = 'support'")) == 1
+
+    # A stage that is repeated finds the version it made of this content.
+    monkeypatch.chdir(workspace)
+    assert register(read_params()) == "support version 1"
+    assert len(client.search_model_versions("name = 'support'")) == 1
