@@ -26,6 +26,8 @@ _LAZY = {
     "set_rules": "mlflow_agent_plugin.registry.api",
     "submit_evidence": "mlflow_agent_plugin.registry.api",
     "withdraw": "mlflow_agent_plugin.registry.api",
+    "check_promotion": "mlflow_agent_plugin.registry.proof",
+    "fetch_promoted": "mlflow_agent_plugin.registry.proof",
     "GateReport": "mlflow_agent_plugin.registry.report",
     "GateRules": "mlflow_agent_plugin.registry.rules",
     "HistoryEntry": "mlflow_agent_plugin.registry.records",
@@ -39,6 +41,7 @@ __all__ = [
     "HistoryEntry",
     "Slot",
     "approve",
+    "check_promotion",
     "emergency_promote",
     "gate_report",
     "history",
@@ -68,6 +71,7 @@ if TYPE_CHECKING:
         submit_evidence,
         withdraw,
     )
+    from mlflow_agent_plugin.registry.proof import check_promotion, fetch_promoted
     from mlflow_agent_plugin.registry.records import HistoryEntry
     from mlflow_agent_plugin.registry.report import GateReport
     from mlflow_agent_plugin.registry.rules import GateRules, parse_rules

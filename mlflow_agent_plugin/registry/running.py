@@ -105,7 +105,7 @@ class RunningStore(SqlAlchemyStore):  # type: ignore[misc]  # mlflow is untyped 
                         gate=gate,
                         caller=caller,
                         pointers=pointers,
-                        vault=self._vault,
+                        vault=self._vault.remembering(),
                         keys=Keys(),
                         tags=TagBoard(transaction.session, workspace, name),
                         move=lambda slot, version: self._move(name, slot, version),

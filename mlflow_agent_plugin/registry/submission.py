@@ -17,7 +17,7 @@ from pathlib import Path
 
 from mlflow_agent_plugin.errors import EvidenceError
 from mlflow_agent_plugin.registry.gathering import MAX_RESULTS_BYTES, Keys
-from mlflow_agent_plugin.registry.places import fetch_file, repository, tracking
+from mlflow_agent_plugin.registry.places import fetch_file, may_read, repository, tracking
 from mlflow_agent_plugin.registry.records import EvidenceRecord
 
 FOLDER = "evaluation"
@@ -44,6 +44,10 @@ def fetch_evidence(
         EvidenceError: There is none, or some of it does not hold: then none is taken.
     """
     location = _artifact_uri(run_id, tracking_uri)
+    if not may_read(location):
+        raise EvidenceError(
+            "the run's artifacts lie where this server does not fetch", where=run_id
+        )
     suites = _suites(location, run_id)
     with tempfile.TemporaryDirectory(prefix="agent-evidence-") as scratch:
         return [

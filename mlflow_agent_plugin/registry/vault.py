@@ -19,7 +19,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -38,9 +38,11 @@ class Vault:
 
     Attributes:
         root: Artifact URI, as clients of this registry can read it.
+        memo: Problems found so far, where one answer is wanted for a while (see `remembering`).
     """
 
     root: str
+    memo: dict[str, str | None] | None = None
 
     @classmethod
     def beside(cls, db_uri: str) -> Vault:
@@ -60,6 +62,10 @@ class Vault:
         if parsed.scheme.startswith("sqlite") and path and path != ":memory:":
             return cls(f"{Path(path).resolve().parent.as_uri()}")
         return cls((Path("~").expanduser() / ".mlflow-agents").as_uri())
+
+    def remembering(self) -> Vault:
+        """Return this vault for the length of one decision: each content is checked once."""
+        return replace(self, memo={})
 
     def uri(self, digest: str) -> str:
         """Return the artifact URI of the content with `digest`."""
@@ -98,6 +104,17 @@ class Vault:
             digest: Content digest.
             deep: Read it all even if it lies in an object store.
         """
+        if self.memo is None:
+            return self._problem(digest, deep=deep)
+        if digest not in self.memo:
+            self.memo[digest] = self._problem(digest, deep=deep)
+        return self.memo[digest]
+
+    def folder(self, digest: str) -> Path | None:
+        """Return the folder of the content with `digest` if it lies on this machine."""
+        return local_folder(self.uri(digest))
+
+    def _problem(self, digest: str, *, deep: bool) -> str | None:
         try:
             uri = self.uri(digest)
             folder = local_folder(uri)

@@ -40,9 +40,8 @@ class Desk(RequestDesk, MoveDesk):
         )
         self.tags.set_version(version, "agent.digest", content.agent_digest)
         self.tags.set_version(version, "agent.content", content.digest)
-        if first:
-            self.tags.set_model("agent.gated", "true")
-            self.show_rules()
+        self.tags.set_model("agent.gated", "true")
+        self.show_rules()
         self.show(version)
 
     def adopt(self, slots: Iterable[Slot]) -> None:

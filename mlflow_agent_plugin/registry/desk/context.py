@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlflow_agent_plugin.entities import Actor
-from mlflow_agent_plugin.errors import GateRefusedError, RequestError
+from mlflow_agent_plugin.errors import AgentError, GateRefusedError, RequestError
+from mlflow_agent_plugin.package.diff import diff
 from mlflow_agent_plugin.registry.caller import acting
 from mlflow_agent_plugin.registry.gate import evaluate
 from mlflow_agent_plugin.registry.gathering import Candidate, Keys, gather
@@ -20,6 +21,9 @@ from mlflow_agent_plugin.registry.tags import TagBoard
 from mlflow_agent_plugin.registry.transaction import Transaction
 from mlflow_agent_plugin.registry.vault import Vault
 from mlflow_agent_plugin.trust.audit import AuditKind
+
+BUNDLE = "agent"
+"""Folder of the bundle in a logged model."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,25 @@ class Context:
                 elif request.reason:
                     text += f": {request.reason[:500]}"
                 self.tags.set_version(version, each.tag_key("agent.request"), text)
+
+    def show_difference(self, version: int, slot: Slot) -> None:
+        """Write what the version changes against the incumbent into a tag, for reviewers."""
+        incumbent = self.pointers.of(slot)
+        records = [
+            None if number is None else self.records.version(self.gate, number)
+            for number in (incumbent, version)
+        ]
+        folders = [
+            None if item is None else self.vault.folder(item.content_digest) for item in records
+        ]
+        if folders[0] is None or folders[1] is None:
+            text = "there is no incumbent to compare with here"
+        else:
+            try:
+                text = diff(folders[0] / BUNDLE, folders[1] / BUNDLE).to_text()
+            except AgentError as error:
+                text = f"cannot be shown: {error.problem}"
+        self.tags.set_version(version, slot.tag_key("agent.diff"), text)
 
     def show_history(self, slot: Slot) -> None:
         """Write the latest history of `slot` into a tag of the model, as much as fits."""

@@ -6,6 +6,7 @@ one version: the one before is archived. A version leaves a protected stage only
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from mlflow_agent_plugin.entities import Actor
@@ -188,6 +189,11 @@ class MoveDesk(Context):
             agent_digest=None if record is None else record.agent_digest,
             content_digest=None if record is None else record.content_digest,
             report=report.summary(),
+        )
+        self.tags.set_version(
+            version,
+            slot.tag_key("agent.promotion"),
+            json.dumps(self.records.statement(self.gate.name, str(slot)), sort_keys=True),
         )
         self.show_slot(slot)
         for each in {before, version} - {None}:

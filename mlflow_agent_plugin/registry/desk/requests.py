@@ -43,6 +43,7 @@ class RequestDesk(Context):
                 )
                 self.show(other.version)
         self.records.open_request(self.gate, version, str(slot), by=by, comment=comment)
+        self.show_difference(version, slot)
         self.audit(
             AuditKind.PROMOTION_REQUESTED, by=by, version=version, slot=str(slot), comment=comment
         )

@@ -14,6 +14,7 @@ from mlflow_agent_plugin.errors import IntegrityError
 from mlflow_agent_plugin.registry import tables
 from mlflow_agent_plugin.registry.records.base import Rows
 from mlflow_agent_plugin.registry.records.rows import Gate, HistoryEntry, VersionRecord
+from mlflow_agent_plugin.registry.seal import shorten
 
 GENESIS = "sha256:" + "0" * 64
 
@@ -88,6 +89,11 @@ class HistoryRows(Rows):
         row = self._sealed(tables.history, row)
         self.connection.execute(insert(tables.history), row)
         return _entry(row)
+
+    def statement(self, name: str, slot: str) -> dict[str, Any] | None:
+        """Return the latest entry with its seal, as `proof.check_statement` reads it."""
+        row = self._last_row(name, slot)
+        return None if row is None else shorten(row)
 
     def _last_row(self, name: str, slot: str) -> dict[str, Any] | None:
         table = tables.history
