@@ -157,9 +157,11 @@ def policy_test(bundle: Path) -> Answer:
     callback=read_json_object,
     help="The call's arguments; default: none.",
 )
-@click.option("--as", "actor_text", metavar="ACTOR", help="user[@tenant][:role,role].")
+@click.option("--as", "actor_text", metavar="ACTOR", help="Who asks: user[@tenant][:role,role].")
 @click.option("--verified", is_flag=True, help="As if the actor had logged in.")
-@click.option("--environment", default="development", show_default=True)
+@click.option(
+    "--environment", default="development", show_default=True, help="Where the agent runs."
+)
 @click.option("--untrusted-seen", is_flag=True, help="As if untrusted output had been read.")
 @click.option(
     "--provenance",

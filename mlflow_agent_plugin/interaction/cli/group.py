@@ -173,6 +173,8 @@ def _is_expected(error: Exception) -> bool:
     return (
         isinstance(error, (AgentError, click.ClickException, OSError))
         or _is_a(error, "mlflow.exceptions", "MlflowException")
+        or _is_a(error, "botocore.exceptions", "BotoCoreError")
+        or _is_a(error, "botocore.exceptions", "ClientError")
         or _is_database(error)
     )
 

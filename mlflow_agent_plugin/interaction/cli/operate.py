@@ -33,7 +33,13 @@ def approvals() -> None:
 @approvals.command("list")
 @click.option("--all", "show_all", is_flag=True, help="Answered, used and expired ones too.")
 @click.option("--tenant", help="Only this tenant's.")
-@click.option("--limit", default=100, show_default=True, type=click.IntRange(1, 10_000))
+@click.option(
+    "--limit",
+    default=100,
+    show_default=True,
+    type=click.IntRange(1, 10_000),
+    help="At most so many.",
+)
 @store_option
 @answers
 def approvals_list(
@@ -139,7 +145,13 @@ def audit() -> None:
 @click.option("--request", "request_id", help="Only this request.")
 @click.option("--kind", help="Only events of this kind.")
 @click.option("--tenant", help="Only this tenant's.")
-@click.option("--limit", default=100, show_default=True, type=click.IntRange(1, 100_000))
+@click.option(
+    "--limit",
+    default=100,
+    show_default=True,
+    type=click.IntRange(1, 100_000),
+    help="The latest so many.",
+)
 @store_option
 @answers
 def audit_show(

@@ -75,9 +75,21 @@ class _Place:
     show_default=True,
     help="Everything it keeps.",
 )
-@click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", default=5000, show_default=True, type=click.IntRange(1, 65535))
-@click.option("--workers", default=2, show_default=True, type=click.IntRange(1, 64))
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port",
+    default=5000,
+    show_default=True,
+    type=click.IntRange(1, 65535),
+    help="Port to listen on.",
+)
+@click.option(
+    "--workers",
+    default=2,
+    show_default=True,
+    type=click.IntRange(1, 64),
+    help="Server processes.",
+)
 @click.option("--login", is_flag=True, help="Ask for user and password (extra: server).")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document, then serve.")
 @click.argument("mlflow_options", nargs=-1, type=click.UNPROCESSED, metavar="[-- MLFLOW_OPTIONS]")

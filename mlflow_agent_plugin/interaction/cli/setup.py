@@ -113,7 +113,13 @@ def key_revoke(key_id: str, reason: str) -> Answer:
 
 @key.command("token")
 @click.argument("actor", metavar="USER[@TENANT][:ROLE,ROLE]")
-@click.option("--ttl-seconds", default=3600, show_default=True, type=click.IntRange(1))
+@click.option(
+    "--ttl-seconds",
+    default=3600,
+    show_default=True,
+    type=click.IntRange(1),
+    help="How long it is good for.",
+)
 @answers
 def key_token(actor: str, ttl_seconds: int) -> Answer:
     """Issue a signed token for `custom_inputs.actor_token`: its bearer is this actor."""

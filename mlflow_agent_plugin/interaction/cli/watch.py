@@ -15,10 +15,21 @@ from mlflow_agent_plugin.interaction.cli.options import FILE, FOLDER, PATH, read
 @click.command()
 @click.argument("model_uri")
 @click.option(
-    "--suite", "suites", metavar="PATH", multiple=True, required=True, help="May be repeated."
+    "--suite",
+    "suites",
+    metavar="PATH",
+    multiple=True,
+    required=True,
+    help="A suite; may be repeated.",
 )
-@click.option("--workers", default=1, show_default=True, type=click.IntRange(0, 256))
-@click.option("--seed", default=0, show_default=True)
+@click.option(
+    "--workers",
+    default=1,
+    show_default=True,
+    type=click.IntRange(0, 256),
+    help="Processes; 0 plays in this one.",
+)
+@click.option("--seed", default=0, show_default=True, help="Of faults, samples and models.")
 @click.option("--limit", type=click.IntRange(1), help="Play only so many cases of each suite.")
 @click.option("--baseline", metavar="RUN_ID", help="Compare with this run, case by case.")
 @click.option("--submit/--no-submit", default=True, help="Hand the evidence to the registry.")
@@ -71,7 +82,13 @@ def evaluate(
 @click.option(
     "--experiment", "experiments", multiple=True, help="Name or id; may be repeated; default: all."
 )
-@click.option("--path", type=PATH, default=Path("monitoring"), show_default=True)
+@click.option(
+    "--path",
+    type=PATH,
+    default=Path("monitoring"),
+    show_default=True,
+    help="The table's folder.",
+)
 @click.option("--rebuild", is_flag=True, help="Look at every trace again.")
 @answers
 def monitor(experiments: tuple[str, ...], path: Path, rebuild: bool) -> Answer:  # noqa: FBT001
@@ -172,13 +189,20 @@ def _model_version(text: str) -> tuple[str, int]:
 @click.command()
 @click.option("--reason", required=True, help="Why; it stands in the audit and the request.")
 @click.option("--model", default="support", show_default=True, help="Registered model.")
-@click.option("--to", default="Production", show_default=True, metavar="SLOT")
+@click.option(
+    "--to", default="Production", show_default=True, metavar="SLOT", help="What it shall go to."
+)
 @click.option("--project", type=FOLDER, default=Path(), help="The checkout; default: here.")
 @click.option("--workspace", type=PATH, help="Where to work; default: build/retrain there.")
 @click.option("--labels", type=FILE, help="Labelled requests (CSV).")
-@click.option("--suite", "suites", multiple=True, type=PATH, help="May be repeated.")
+@click.option("--suite", "suites", multiple=True, type=PATH, help="A suite; may be repeated.")
 @click.option(
-    "--param", "parameters", multiple=True, metavar="NAME=VALUE", callback=read_assignments
+    "--param",
+    "parameters",
+    multiple=True,
+    metavar="NAME=VALUE",
+    callback=read_assignments,
+    help="More of the MLproject entry point; may be repeated.",
 )
 @answers
 def retrain(
@@ -211,7 +235,13 @@ def retrain(
 @click.option(
     "--dir", "folder", type=PATH, default=Path(".demo"), show_default=True, help="Where it happens."
 )
-@click.option("--workers", default=2, show_default=True, type=click.IntRange(1, 64))
+@click.option(
+    "--workers",
+    default=2,
+    show_default=True,
+    type=click.IntRange(1, 64),
+    help="Processes that evaluate.",
+)
 @answers
 def demo(folder: Path, workers: int) -> Answer:
     """Run the whole loop once, on real customer queries.
