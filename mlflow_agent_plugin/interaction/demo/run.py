@@ -45,6 +45,9 @@ the first version was not trained on."""
 LAUNCH_CASES = 1000
 """Scenarios of the launch suite that version 1 is judged by, drawn at random."""
 
+WHOLE_CASES = 1200
+"""Scenarios of the whole suite that version 2 and the incumbent are compared on, case by case."""
+
 PER_DAY = 105
 QUIET_DAYS = 2
 
@@ -468,6 +471,7 @@ def _retrain(story: _Story) -> str:
                 "agent": story.place.folder / "bundle-1",
                 "workers": story.workers,
                 "holdout_share": 0,
+                "limit": WHOLE_CASES,
             },
         )
     report = done.details["train"]
