@@ -24,6 +24,7 @@ from datetime import date, datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlflow_agent_plugin.entities import utc_now
 from mlflow_agent_plugin.errors import DataError
 from mlflow_agent_plugin.observability.schema import (
     SCHEMA_VERSION,
@@ -213,10 +214,12 @@ def _build(
         known = set() if rebuild else set(position["ids"])
         start = floor if rebuild else max(floor, position["last_ms"] - overlap)
         last = position["last_ms"]
+        # A trace from a clock that runs ahead must not hide those that come after it.
+        now = int(utc_now().timestamp() * 1000)
         recent: dict[str, int] = {}
         for info in iter_traces(experiment, start):
             seen += 1
-            last = max(last, info.request_time)
+            last = max(last, min(now, info.request_time))
             summary = info.trace_metadata.get(SUMMARY_KEY)
             if summary is None or info.trace_metadata.get("mlflow.sourceRun"):
                 continue

@@ -138,6 +138,24 @@ def test_a_request_that_began_before_the_last_seen_one_and_ended_later_is_found(
     assert monitoring_table(tracking, path=tmp_path / "t").added == 1
 
 
+def test_a_trace_from_a_clock_that_runs_ahead_hides_no_later_one(tracking, trace, tmp_path):
+    import sqlalchemy
+
+    ahead = trace(number=1)
+    engine = sqlalchemy.create_engine(f"sqlite:///{tmp_path}/mlflow.db")
+    with engine.begin() as connection:
+        connection.execute(
+            sqlalchemy.text(
+                "UPDATE trace_info SET timestamp_ms = timestamp_ms + 86400000 "
+                "WHERE request_id = :id"
+            ),
+            {"id": ahead},
+        )
+    assert monitoring_table(tracking, path=tmp_path / "t").added == 1
+    trace(number=2)
+    assert monitoring_table(tracking, path=tmp_path / "t").added == 1
+
+
 def test_a_summary_that_makes_no_sense_is_named_and_the_rest_is_kept(tracking, trace, tmp_path):
     good = trace(number=1)
     bad = trace(number=2, summary='{"outcome": "odd"}')
