@@ -544,6 +544,6 @@ def _environment(place: Place) -> Iterator[None]:
 
 def _experiments(place: Place, mlflow: Any) -> None:
     # Artifacts of every experiment stay in the demo's folder.
-    for name in ("support", "support-traffic"):
+    for name in ("support", "support-traffic", "drift", "retraining"):
         mlflow.create_experiment(name, artifact_location=(place.artifacts / name).as_uri())
     mlflow.set_experiment("support")
