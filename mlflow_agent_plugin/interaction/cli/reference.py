@@ -19,19 +19,20 @@ from mlflow_agent_plugin.interaction.cli.group import PROGRAM
 _HEAD = f"""\
 # The command line
 
-`{PROGRAM}` does from a terminal what the Python API does in a notebook. This page is written from the
-commands by `python -m mlflow_agent_plugin.interaction.cli.reference`.
+`{PROGRAM}` does from a terminal what the Python API does in a notebook. This page is written from
+the commands by `python -m mlflow_agent_plugin.interaction.cli.reference`.
 
-- **Which MLflow?** `MLFLOW_TRACKING_URI` and `MLFLOW_REGISTRY_URI`, as everywhere in MLflow. A registry
-  with a gate has a URI that starts with `agents+`, or is a server that was started with one.
+- **Which MLflow?** `MLFLOW_TRACKING_URI` and `MLFLOW_REGISTRY_URI`, as everywhere in MLflow. A
+  registry with a gate has a URI that starts with `agents+`, or is a server started with one.
 - **`--json`** prints one JSON document on standard output and nothing else, errors included:
   `{{"error": {{"type": …, "code": …, "message": …}}}}`.
-- **Exit codes**: 0 done; 1 refused, failed, or the answer is "no" (a gate that does not pass, drift, a
-  broken audit); 2 wrong usage.
-- **Errors** are one message on standard error. A traceback is a defect of this package: please report it.
+- **Exit codes**: 0 done; 1 refused, failed, or the answer is "no" (a gate that does not pass, a
+  drift, a broken audit); 2 wrong usage.
+- **Errors** are one message on standard error. A traceback is a defect of this package: please
+  report it.
 - **Tables** fit the terminal; a narrow one gets a record per row. Piped, each row is one line.
-- **Completion**: `eval "$(_MLFLOW_AGENTS_COMPLETE=bash_source {PROGRAM})"` in `~/.bashrc` (`zsh_source`
-  in `~/.zshrc`, `fish_source` for fish).
+- **Completion**: `eval "$(_MLFLOW_AGENTS_COMPLETE=bash_source {PROGRAM})"` in `~/.bashrc`
+  (`zsh_source` in `~/.zshrc`, `fish_source` for fish).
 
 """
 

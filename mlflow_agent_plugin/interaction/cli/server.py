@@ -127,6 +127,9 @@ def server(
         click.secho(warning, fg="red", bold=True, err=True)
     sys.stdout.flush()
     sys.stderr.flush()
+    if as_json:
+        # Standard output holds one document; the server's log goes elsewhere.
+        os.dup2(2, 1)
     _become(
         [
             sys.executable, "-m", "mlflow", "server",

@@ -1,0 +1,82 @@
+"""`mlflow-agents server` and `user`, as processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import stat
+
+import pytest
+import requests
+from helpers.agents_server import AgentsServer, free_port
+
+
+def test_a_taken_port_is_one_line_and_nothing_is_made(tmp_path, cli):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        said = cli("server", "--port", taken.getsockname()[1], "--json", code=1)
+    assert "cannot listen there" in said.json["error"]["message"]
+    assert list(tmp_path.glob("mlflow-server*")) == []
+
+
+def test_an_address_that_is_not_ours_is_one_line(cli):
+    said = cli("server", "--host", "192.0.2.1", "--port", free_port(), code=1)
+    assert said.err.count("\n") == 1
+
+
+def test_users_are_added_to_servers_only(cli, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    assert "is no server" in cli("user", "add", "ann", code=1).err
+    said = cli("user", "add", "ann", "--server", "http://127.0.0.1:9", code=1)
+    assert "http://127.0.0.1:9 does not answer" in said.err
+
+
+@pytest.mark.integration
+def test_a_server_with_login_makes_one_password_and_lets_only_known_people_in(
+    tmp_path, cli, monkeypatch
+):
+    folder = tmp_path / "server"
+    with AgentsServer(folder, "--login") as server:
+        said = json.loads(server.said)
+        assert said["registry_uri"].startswith("agents+sqlite:///")
+        password = said["admin_password"]
+        assert len(password) >= 20
+        if os.name == "posix":
+            for name in ("auth.ini", "session-secret"):
+                assert stat.S_IMODE((folder / name).stat().st_mode) == 0o600
+            assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        search = f"{server.url}/api/2.0/mlflow/experiments/search?max_results=1"
+        assert requests.get(search, timeout=30).status_code == 401
+        for guess in ("password", "password1234", "admin", ""):
+            assert requests.get(search, auth=("admin", guess), timeout=30).status_code == 401
+        assert requests.get(search, auth=("admin", password), timeout=30).ok
+
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
+        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "wrong-wrong-wrong")
+        assert "does not know this administrator" in cli("user", "add", "ann", code=1).err
+        assert "not logged in" in str(cli("doctor", "--json", code=1).json)
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", password)
+        made = cli("user", "add", "ann", "--json").json
+        assert requests.get(search, auth=("ann", made["password"]), timeout=30).ok
+        rita = cli("user", "add", "rita", "--role", "reviewer", "--password-stdin",
+                   stdin="a-longer-password\n")  # fmt: skip
+        assert "a-longer-password" not in rita.out
+        assert requests.get(search, auth=("rita", "a-longer-password"), timeout=30).ok
+        twice = cli("user", "add", "rita", code=1)
+        assert "there is a user rita already" in twice.err
+        assert "scrypt" not in twice.err
+        short = cli("user", "add", "sam", "--password-stdin", stdin="short\n", code=1)
+        assert "at least 12 characters" in short.err
+
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(30) is not None
+
+    # The second start knows its people, and shows no password.
+    with AgentsServer(folder, "--login") as server:
+        assert "admin_password" not in json.loads(server.said)
+        search = f"{server.url}/api/2.0/mlflow/experiments/search?max_results=1"
+        assert requests.get(search, auth=("admin", password), timeout=30).ok
