@@ -43,6 +43,7 @@ _logger = logging.getLogger(__name__)
 OVERLAP_SECONDS = 3600.0
 LOCK_TIMEOUT_SECONDS = 600.0
 _PAGE_SIZE = 1000
+_BATCH_ROWS = 50_000
 _STATE_FILE = "_state.json"
 _LOCK_FILE = "_lock"
 _DAY_FILE = "part.parquet"
@@ -160,8 +161,8 @@ def read_table(
     return frame.sort_values(["event_time", "trace_id"], kind="stable", ignore_index=True)
 
 
-def add_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> tuple[int, list[str]]:
-    """Add `rows` to their days and return how many were new, and the days changed.
+def add_rows(path: Path, rows: Iterable[Mapping[str, Any]], days: set[str]) -> int:
+    """Add `rows` to their days and return how many were new; the days changed go into `days`.
 
     The caller holds the table's lock.
     """
@@ -171,7 +172,7 @@ def add_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> tuple[int, list[s
     by_day: dict[date, dict[str, Mapping[str, Any]]] = {}
     for row in rows:
         by_day.setdefault(row["event_time"].date(), {})[row["trace_id"]] = row
-    added, changed = 0, []
+    added = 0
     for day, found in sorted(by_day.items()):
         file = path / f"day={day.isoformat()}" / _DAY_FILE
         tables = []
@@ -191,8 +192,8 @@ def add_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> tuple[int, list[s
         pq.write_table(table, temporary)
         temporary.replace(file)
         added += len(found)
-        changed.append(day.isoformat())
-    return added, changed
+        days.add(day.isoformat())
+    return added
 
 
 def _build(
@@ -207,7 +208,8 @@ def _build(
     overlap = int(overlap_seconds * 1000)
     rows: list[dict[str, Any]] = []
     problems: list[str] = []
-    seen = 0
+    days: set[str] = set()
+    seen = added = 0
     positions = dict(state)
     for experiment in experiments:
         position = state.get(experiment, {"last_ms": 0, "ids": []})
@@ -230,11 +232,14 @@ def _build(
                 rows.append(row_from_summary(summary, trace_id=info.trace_id))
             except DataError as error:
                 problems.append(str(error))
+            if len(rows) >= _BATCH_ROWS:
+                added += add_rows(folder, rows, days)
+                rows.clear()
         positions[experiment] = {
             "last_ms": last,
             "ids": sorted(name for name, begun in recent.items() if begun >= last - overlap),
         }
-    added, days = add_rows(folder, rows)
+    added += add_rows(folder, rows, days)
     _write_state(folder, positions)
     for problem in problems[:_SHOWN_PROBLEMS]:
         _logger.warning("Skipped a request: %s", problem)
@@ -244,7 +249,7 @@ def _build(
         seen=seen,
         skipped=len(problems),
         problems=tuple(problems[:_SHOWN_PROBLEMS]),
-        days=tuple(days),
+        days=tuple(sorted(days)),
     )
 
 

@@ -113,6 +113,7 @@ def test_paging_reads_every_trace_once_even_when_a_page_is_one_millisecond(
             )
         )
     monkeypatch.setattr(module, "_PAGE_SIZE", 3)
+    monkeypatch.setattr(module, "_BATCH_ROWS", 4)
     built = monitoring_table(tracking, path=tmp_path / "t")
     assert (built.added, built.seen) == (11, 11)
     assert sorted(built.to_pandas()["trace_id"]) == sorted(ids)
