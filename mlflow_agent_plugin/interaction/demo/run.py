@@ -477,6 +477,7 @@ def _retrain(story: _Story) -> str:
     report = done.details["train"]
     story.result.numbers["planner_2"] = report
     story.result.numbers["retrain"] = done.to_dict()
+    story.result.numbers["v2_whole"] = done.evaluation["suites"]["support-workflow"]
     return f"{_trained(report)}; {done.summary()}"
 
 
