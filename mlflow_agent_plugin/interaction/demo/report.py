@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 @dataclass
@@ -51,6 +56,10 @@ class DemoResult:
             "look": self.look,
         }
 
+    def save(self, path: Path) -> None:
+        """Write the result as JSON."""
+        path.write_text(json.dumps(self.to_dict(), indent=2, ensure_ascii=False, default=str))
+
 
 class Teller:
     """Shows steps as they happen.
@@ -90,19 +99,33 @@ class Teller:
 
     def table(self) -> None:
         """Show the table of all steps and how to look at the result."""
-        from rich import box
-        from rich.table import Table
         from rich.text import Text
 
-        table = Table(title="The whole loop", box=box.SIMPLE_HEAD, title_justify="left")
-        for name, justify in (("", "right"), ("step", "left"), ("result", "left")):
-            table.add_column(name, justify=justify)  # type: ignore[arg-type]
-        table.add_column("seconds", justify="right")
-        for number, step in enumerate(self._result.steps, start=1):
-            table.add_row(str(number), Text(step.name), Text(step.result), f"{step.seconds:.1f}")
-        table.add_section()
-        table.add_row("", "total", "", f"{self._result.seconds:.1f}")
         self.console.print()
-        self.console.print(table)
+        self.console.print(steps_table(self._result))
         for line in self._result.look:
-            self.console.print(Text(line))
+            self.console.print(Text(line), soft_wrap=True)
+
+
+def steps_table(result: DemoResult) -> Table:
+    """Return each step with its result and time as a table."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title="The whole loop", box=box.SIMPLE_HEAD, title_justify="left")
+    table.add_column("", justify="right")
+    table.add_column("step")
+    table.add_column("result", max_width=90)
+    table.add_column("seconds", justify="right")
+    for number, step in enumerate(result.steps, start=1):
+        table.add_row(
+            str(number), Text(step.name), Text(_short(step.result)), f"{step.seconds:.1f}"
+        )
+    table.add_section()
+    table.add_row("", "total", "", f"{result.seconds:.1f}")
+    return table
+
+
+def _short(text: str, limit: int = 260) -> str:
+    return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"

@@ -102,6 +102,7 @@ def run_demo(folder: Path, *, workers: int = 2, quiet: bool = False) -> DemoResu
         f"  open http://127.0.0.1:5000/#/models/{MODEL}    drift report: {place.folder}/drift",
     ]
     result.ok = True
+    result.save(place.folder / "result.json")
     story.teller.table()
     return result
 
