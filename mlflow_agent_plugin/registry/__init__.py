@@ -26,6 +26,7 @@ _LAZY = {
     "set_rules": "mlflow_agent_plugin.registry.api",
     "submit_evidence": "mlflow_agent_plugin.registry.api",
     "withdraw": "mlflow_agent_plugin.registry.api",
+    "verify_registry": "mlflow_agent_plugin.registry.inspection",
     "check_promotion": "mlflow_agent_plugin.registry.proof",
     "fetch_promoted": "mlflow_agent_plugin.registry.proof",
     "GateReport": "mlflow_agent_plugin.registry.report",
@@ -53,6 +54,7 @@ __all__ = [
     "rollback",
     "set_rules",
     "submit_evidence",
+    "verify_registry",
     "withdraw",
 ]
 
@@ -71,6 +73,7 @@ if TYPE_CHECKING:
         submit_evidence,
         withdraw,
     )
+    from mlflow_agent_plugin.registry.inspection import verify_registry
     from mlflow_agent_plugin.registry.proof import check_promotion, fetch_promoted
     from mlflow_agent_plugin.registry.records import HistoryEntry
     from mlflow_agent_plugin.registry.report import GateReport

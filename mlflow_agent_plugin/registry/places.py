@@ -43,15 +43,16 @@ def resolve(source: str, *, tracking_uri: str | None = None) -> str:
 
 
 def tracking(tracking_uri: str | None = None) -> Any:
-    """Return a client of the tracking store that belongs to this registry.
+    """Return the tracking store that belongs to this registry.
 
-    Inside a server that is the server's own; else the one MLflow uses now (as MLflow's own store
-    does when it creates a version), or `tracking_uri`.
+    Inside a server that is the server's own; else the one MLflow uses now, or `tracking_uri`.
     """
-    from mlflow.tracking.client import MlflowClient
+    handlers = in_server()
+    if handlers is not None:
+        return handlers._get_tracking_store()  # noqa: SLF001
+    from mlflow.tracking._tracking_service.utils import _get_store
 
-    own = os.environ.get("_MLFLOW_SERVER_FILE_STORE") if in_server() is not None else None
-    return MlflowClient(tracking_uri=own or tracking_uri)
+    return _get_store(tracking_uri)
 
 
 def may_read(location: str) -> bool:

@@ -9,7 +9,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 from urllib.parse import urlparse
@@ -216,22 +216,8 @@ class RunningStore(SqlAlchemyStore):  # type: ignore[misc]  # mlflow is untyped 
     def _check_pointers(self, name: str, slots: list[str]) -> None:
         """Refuse to resolve a protected slot that MLflow's rows and the history see differently."""
         with self._reading(name) as records:
-            if records is None:
-                return
-            gate = gate_of(records, name)
-            for slot in gate.rules.slots():
-                if str(slot) not in slots:
-                    continue
-                now = Pointers(records.connection, records.workspace, name).of(slot)
-                last = records.last_change(name, str(slot))
-                known = None if last is None or last.epoch != gate.epoch else last.version
-                if now != known:
-                    raise IntegrityError(
-                        f"{slot} points to version {now}, but the registry put version {known} "
-                        "there",
-                        where=name,
-                        hint="Somebody changed the database past the registry: look at the audit.",
-                    )
+            if records is not None:
+                check_pointers(records, name, slots)
 
     def _gate_report(self, name: str, version: Any, to: str) -> GateReport:
         number, slot = _validate_model_version(version), Slot.parse(to)
@@ -274,3 +260,29 @@ def gate_of(records: Records, name: str) -> Gate:
             hint="Restore it from a backup, and look at the audit.",
         )
     return gate
+
+
+def check_pointers(records: Records, name: str, slots: Sequence[str] | None) -> None:
+    """Check that MLflow's rows and the registry's history agree on protected slots.
+
+    Args:
+        records: The registry's rows.
+        name: A gated model.
+        slots: Which; None: all that are protected.
+
+    Raises:
+        IntegrityError: They do not: somebody changed the database past the registry.
+    """
+    gate = gate_of(records, name)
+    for slot in gate.rules.slots():
+        if slots is not None and str(slot) not in slots:
+            continue
+        now = Pointers(records.connection, records.workspace, name).of(slot)
+        last = records.last_change(name, str(slot))
+        known = None if last is None or last.epoch != gate.epoch else last.version
+        if now != known:
+            raise IntegrityError(
+                f"{slot} points to version {now}, but the registry put version {known} there",
+                where=name,
+                hint="Somebody changed the database past the registry: look at the audit.",
+            )

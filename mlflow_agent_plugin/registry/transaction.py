@@ -58,7 +58,10 @@ class Transactions:
         self._engine = engine
         self._managed_session = managed_session
         self._joined: ContextVar[Session | None] = ContextVar("registry_session", default=None)
-        self._shared = engine.dialect.name in {"sqlite", "postgresql"}
+        # An in-memory database cannot be opened a second time, as the audit would have to.
+        self._shared = engine.dialect.name == "postgresql" or (
+            engine.dialect.name == "sqlite" and engine.url.database not in {None, "", ":memory:"}
+        )
         self._open_lock = threading.Lock()
         self._audit: AuditLog | None = None
         self._db_uri = db_uri
