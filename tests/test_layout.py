@@ -131,11 +131,11 @@ def test_every_setting_is_in_the_reference_with_its_default():
 
 def test_every_variable_the_code_reads_is_in_the_reference_and_no_other():
     text = (REFERENCE / "settings.md").read_text("utf-8")
-    documented = set(re.findall(r"MLFLOW_AGENTS_[A-Z_]*[A-Z]", text))
+    documented = set(re.findall(r"(?<!_)MLFLOW_AGENTS_[A-Z_]*[A-Z]", text))
     used = set()
     for folder in ("mlflow_agent_plugin", "pipelines", "agents", "evaluations"):
         for path in (ROOT / folder).rglob("*.py"):
-            used |= set(re.findall(r"MLFLOW_AGENTS_[A-Z_]*[A-Z]", path.read_text("utf-8")))
+            used |= set(re.findall(r"(?<!_)MLFLOW_AGENTS_[A-Z_]*[A-Z]", path.read_text("utf-8")))
     assert documented == used | set(ENVIRONMENT_VARIABLES.values())
 
 
