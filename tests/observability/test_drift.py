@@ -22,9 +22,8 @@ from mlflow_agent_plugin.observability.drift.features import (
     compare,
     measure,
     one_per_session,
-    text_novelty,
-    unseen_words,
 )
+from mlflow_agent_plugin.observability.drift.texts import text_novelty, unseen_words
 from mlflow_agent_plugin.observability.schema import write_reference
 
 NAMES = [feature.name for feature in FEATURES]

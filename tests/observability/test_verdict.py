@@ -8,15 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlflow_agent_plugin.errors import ConfigError, DriftInputError
+from mlflow_agent_plugin.observability.drift.judging import (
+    adjust_p_values,
+    detectable_shift,
+    judge,
+)
 from mlflow_agent_plugin.observability.drift.verdict import (
     ColumnEvidence,
     ColumnStatus,
     DriftRules,
     DriftVerdict,
     Window,
-    adjust_p_values,
-    detectable_shift,
-    judge,
 )
 
 RULES = DriftRules()

@@ -2,7 +2,7 @@
 
     verdict = check_drift("reference.parquet", table, previous=last, report_dir="build/drift")
 
-`verdict` holds the rules (pure), `features` and `statistics` the measurements, `evidently_run` lets
+`judging` holds the rules (pure), `features` and `statistics` the measurements, `evidently_run` lets
 Evidently run them and draw the report, and `check` joins them.
 """
 
@@ -18,7 +18,7 @@ _LAZY = {
     "DriftVerdict": "mlflow_agent_plugin.observability.drift.verdict",
     "check_drift": "mlflow_agent_plugin.observability.drift.check",
     "check_windows": "mlflow_agent_plugin.observability.drift.check",
-    "judge": "mlflow_agent_plugin.observability.drift.verdict",
+    "judge": "mlflow_agent_plugin.observability.drift.judging",
     "last_verdict": "mlflow_agent_plugin.observability.drift.tracking",
     "log_drift": "mlflow_agent_plugin.observability.drift.tracking",
 }
@@ -37,13 +37,13 @@ __all__ = [
 
 if TYPE_CHECKING:
     from mlflow_agent_plugin.observability.drift.check import check_drift, check_windows
+    from mlflow_agent_plugin.observability.drift.judging import judge
     from mlflow_agent_plugin.observability.drift.tracking import last_verdict, log_drift
     from mlflow_agent_plugin.observability.drift.verdict import (
         ColumnEvidence,
         ColumnStatus,
         DriftRules,
         DriftVerdict,
-        judge,
     )
 
 

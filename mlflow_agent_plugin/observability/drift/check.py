@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mlflow_agent_plugin.errors import ConfigError, DriftInputError
 from mlflow_agent_plugin.observability.drift.features import Comparison, compare, measure
+from mlflow_agent_plugin.observability.drift.judging import judge
 from mlflow_agent_plugin.observability.drift.verdict import (
     ColumnStatus,
     DriftRules,
     DriftVerdict,
     Window,
-    judge,
 )
 from mlflow_agent_plugin.observability.reference import load_reference
 

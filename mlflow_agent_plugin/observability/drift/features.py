@@ -10,8 +10,6 @@ Rules:
 from __future__ import annotations
 
 import hashlib
-import re
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,6 +18,11 @@ import numpy as np
 
 from mlflow_agent_plugin.errors import DriftInputError
 from mlflow_agent_plugin.observability.drift import statistics
+from mlflow_agent_plugin.observability.drift.texts import (
+    novelty_columns,
+    split_words,
+    unseen_words,
+)
 from mlflow_agent_plugin.observability.drift.verdict import ColumnEvidence
 
 if TYPE_CHECKING:
@@ -27,12 +30,6 @@ if TYPE_CHECKING:
 
 MAX_SESSIONS = 100_000
 """More sessions than this are sampled: beyond it only trifles become visible."""
-
-MAX_CLASSIFIED = 10_000
-"""Most texts per side the text classifier sees."""
-
-_WORD = re.compile(r"\w+")
-_FEWEST_TEXTS = 20
 
 
 @dataclass(frozen=True)
@@ -142,7 +139,7 @@ def compare(
     right = _features(second)
     left["unseen_words"], right["unseen_words"] = unseen_words(_texts(first), _texts(second))
     if "text_novelty" in wanted:
-        left["text_novelty"], right["text_novelty"] = _novelty(_texts(first), _texts(second))
+        left["text_novelty"], right["text_novelty"] = novelty_columns(_texts(first), _texts(second))
     left_out = {}
     if reference.attrs.get("source") == "evaluation":
         left_out = {
@@ -230,57 +227,6 @@ def one_per_session(frame: pd.DataFrame) -> pd.DataFrame:
     return rows.reset_index(drop=True)
 
 
-def unseen_words(
-    reference: Sequence[str | None], current: Sequence[str | None]
-) -> tuple[list[float | None], list[float | None]]:
-    """Return each text's share of words that no (other) reference text has; None without words.
-
-    A reference text is compared with the others only, otherwise all of its words would be known and
-    every new text would look strange.
-    """
-    first = [_words(text) for text in reference]
-    second = [_words(text) for text in current]
-    seen = Counter(word for words in first if words for word in words)
-    return (
-        [_share(words, seen, own=1) for words in first],
-        [_share(words, seen, own=0) for words in second],
-    )
-
-
-def text_novelty(
-    reference: Sequence[str], current: Sequence[str], *, seed: int = 0
-) -> tuple[list[float], list[float]]:
-    """Return how "current" a classifier finds each text that it was not trained on, NaN for others.
-
-    One half of both samples trains TF-IDF and a logistic regression to tell them apart, the other
-    half is scored. Nothing links the scored half to the training half, so when nothing changed the
-    scores of both sides follow one distribution.
-
-    Source: Lopez-Paz & Oquab 2017, "Revisiting classifier two-sample tests", ICLR.
-    """
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
-
-    generator = np.random.default_rng(seed)
-    scores = [np.full(len(sample), np.nan) for sample in (reference, current)]
-    halves = []
-    for sample in (reference, current):
-        order = generator.permutation(len(sample))[: 2 * MAX_CLASSIFIED]
-        halves.append((order[: len(order) // 2], order[len(order) // 2 :]))
-    samples = (np.asarray(reference, dtype=object), np.asarray(current, dtype=object))
-    training = [samples[side][halves[side][0]] for side in (0, 1)]
-    vectors = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=_WORD.pattern)
-    features = vectors.fit_transform(np.concatenate(training))
-    labels = np.repeat([0, 1], [len(training[0]), len(training[1])])
-    classifier = LogisticRegression(class_weight="balanced").fit(features, labels)
-    for side in (0, 1):
-        scored = halves[side][1]
-        scores[side][scored] = classifier.decision_function(
-            vectors.transform(samples[side][scored])
-        )
-    return scores[0].tolist(), scores[1].tolist()
-
-
 def _run_test(comparison: Comparison, feature: Feature) -> tuple[float, float] | str | None:
     if not testable(comparison, feature):
         return None
@@ -296,7 +242,7 @@ def _features(rows: pd.DataFrame) -> pd.DataFrame:
     import pandas as pd
 
     texts = _texts(rows)
-    words = [_words(text) for text in texts]
+    words = [split_words(text) for text in texts]
     tokens = _numbers(rows, "input_tokens") + _numbers(rows, "output_tokens")
     columns: dict[str, Any] = {
         "intent": _categories(rows, "intent"),
@@ -322,38 +268,10 @@ def _features(rows: pd.DataFrame) -> pd.DataFrame:
     return frame
 
 
-def _novelty(reference: list[str | None], current: list[str | None]) -> tuple[Any, Any]:
-    sides = [
-        [index for index, text in enumerate(texts) if _words(text)]
-        for texts in (reference, current)
-    ]
-    columns = [np.full(len(texts), np.nan) for texts in (reference, current)]
-    if min(len(side) for side in sides) < _FEWEST_TEXTS:
-        return columns[0], columns[1]
-    found = text_novelty(
-        [reference[index] or "" for index in sides[0]], [current[index] or "" for index in sides[1]]
-    )
-    for column, side, scores in zip(columns, sides, found, strict=True):
-        column[side] = scores
-    return columns[0], columns[1]
-
-
 def _texts(rows: pd.DataFrame) -> list[str | None]:
     if "text" not in rows.columns:
         return [None] * len(rows)
     return [text if isinstance(text, str) else None for text in rows["text"]]
-
-
-def _words(text: str | None) -> list[str] | None:
-    return None if text is None else _WORD.findall(text.lower())
-
-
-def _share(words: list[str] | None, seen: Counter[str], *, own: int) -> float | None:
-    if not words:
-        return None
-    counts = Counter(words) if own else None
-    unseen = sum(seen[word] - (counts[word] if counts else 0) <= 0 for word in words)
-    return unseen / len(words)
 
 
 def _numbers(rows: pd.DataFrame, name: str) -> Any:
