@@ -117,24 +117,28 @@ def retrain(
         PipelineError: Another pipeline runs in the workspace, or a stage failed.
         ConfigError: `project` is no checkout.
     """
-    root = _project(project)
-    folder = Path(workspace).absolute() if workspace is not None else root / "build" / "retrain"
+    job = _Job(
+        project=project,
+        model_name=model_name,
+        to=to,
+        workspace=workspace,
+        labels=labels,
+        suites=suites,
+        exclude_intents=exclude_intents,
+        parameters=parameters,
+        experiment=experiment,
+        store=store,
+        actor=actor,
+    )
     text = reason if isinstance(reason, str) else "; ".join(reason.reasons())
-    with pipeline_lease(folder, purpose=text, name=TRIGGER_LOCK):
-        return _start(
-            text, root, folder, model_name, to, labels, suites, exclude_intents, parameters,
-            experiment, store, actor,
-        )  # fmt: skip
+    with pipeline_lease(job.folder, purpose=text, name=TRIGGER_LOCK):
+        return _start(job, text)
 
 
 def run_trigger(
     policy: TriggerPolicy,
     signals: Signals,
     *,
-    model_name: str = "support",
-    project: str | Path = ".",
-    workspace: str | Path | None = None,
-    experiment: str = EXPERIMENT,
     dry_run: bool = False,
     **options: Any,
 ) -> tuple[TriggerDecision, RetrainResult | None]:
@@ -143,40 +147,21 @@ def run_trigger(
     Args:
         policy: The rules.
         signals: What is known; `last_started_at` is filled in here.
-        model_name: As in `retrain`.
-        project: As in `retrain`.
-        workspace: As in `retrain`.
-        experiment: As in `retrain`.
         dry_run: Decide only.
-        **options: More arguments of `retrain`.
+        **options: Arguments of `retrain`.
 
     Raises:
         PipelineError: As `retrain`.
+        TypeError: `retrain` has no such argument.
     """
-    root = _project(project)
-    folder = Path(workspace).absolute() if workspace is not None else root / "build" / "retrain"
-    with pipeline_lease(folder, purpose="trigger", name=TRIGGER_LOCK):
-        last = last_started(model_name, experiment=experiment)
+    job = _Job(**options)
+    with pipeline_lease(job.folder, purpose="trigger", name=TRIGGER_LOCK):
+        last = last_started(job.model_name, experiment=job.experiment)
         known = [at for at in (last, signals.last_started_at) if at is not None]
         decision = decide(policy, replace(signals, last_started_at=max(known, default=None)))
         if dry_run or not decision.fire:
             return decision, None
-        values = {
-            "to": "Production",
-            "labels": None,
-            "suites": (),
-            "exclude_intents": (),
-            "parameters": None,
-            "store": None,
-            "actor": None,
-            **options,
-        }
-        result = _start(
-            "; ".join(decision.reasons()), root, folder, model_name, values["to"],
-            values["labels"], values["suites"], values["exclude_intents"], values["parameters"],
-            experiment, values["store"], values["actor"],
-        )  # fmt: skip
-        return decision, result
+        return decision, _start(job, "; ".join(decision.reasons()))
 
 
 def last_started(model_name: str, *, experiment: str = EXPERIMENT) -> datetime | None:
@@ -199,79 +184,92 @@ def last_started(model_name: str, *, experiment: str = EXPERIMENT) -> datetime |
     return datetime.fromtimestamp(runs[0].info.start_time / 1000, tz=timezone.utc)
 
 
-def _start(
-    reason: str,
-    project: Path,
-    workspace: Path,
-    model_name: str,
-    to: str,
-    labels: Any,
-    suites: Sequence[str | Path],
-    exclude_intents: Sequence[str],
-    parameters: Mapping[str, Any] | None,
-    experiment: str,
-    store: Store | None,
-    actor: Actor | None,
-) -> RetrainResult:
+@dataclass(frozen=True)
+class _Job:
+    """The arguments of `retrain`, checked."""
+
+    project: str | Path = "."
+    model_name: str = "support"
+    to: str = "Production"
+    workspace: str | Path | None = None
+    labels: Any = None
+    suites: Sequence[str | Path] = ()
+    exclude_intents: Sequence[str] = ()
+    parameters: Mapping[str, Any] | None = None
+    experiment: str = EXPERIMENT
+    store: Store | None = None
+    actor: Actor | None = None
+
+    def __post_init__(self) -> None:
+        missing = [
+            n for n in ("MLproject", "dvc.yaml", "pipelines") if not (self.root / n).exists()
+        ]
+        if missing:
+            raise ConfigError(
+                f"there is no {missing[0]}",
+                where=str(self.root),
+                hint="Give the folder of a checkout of mlflow-agent-plugin as project.",
+            )
+
+    @property
+    def root(self) -> Path:
+        """The checkout."""
+        return Path(self.project).resolve()
+
+    @property
+    def folder(self) -> Path:
+        """The workspace."""
+        if self.workspace is None:
+            return self.root / "build" / "retrain"
+        return Path(self.workspace).absolute()
+
+
+def _start(job: _Job, reason: str) -> RetrainResult:
     import mlflow.projects
     from mlflow.exceptions import ExecutionException
 
     values = {
-        "workspace": str(workspace),
-        "model_name": model_name,
-        "to": to,
-        "feedback": _labels_file(labels, workspace),
-        "suites": ",".join(str(Path(suite).absolute()) for suite in suites),
-        "exclude_intents": ",".join(exclude_intents),
-        "experiment": experiment,
+        "workspace": str(job.folder),
+        "model_name": job.model_name,
+        "to": job.to,
+        "feedback": _labels_file(job.labels, job.folder),
+        "suites": ",".join(str(Path(suite).absolute()) for suite in job.suites),
+        "exclude_intents": ",".join(job.exclude_intents),
+        "experiment": job.experiment,
         "reason": reason,
-        **{name: str(value) for name, value in (parameters or {}).items()},
+        **{name: str(value) for name, value in (job.parameters or {}).items()},
     }
-    (workspace / RESULT_FILE).unlink(missing_ok=True)
-    _record(store, actor, model_name=model_name, reason=reason, to=to)
+    (job.folder / RESULT_FILE).unlink(missing_ok=True)
+    _record(job.store, job.actor, model_name=job.model_name, reason=reason, to=job.to)
     try:
         with _environment():
             run = mlflow.projects.run(
-                uri=str(project),
+                uri=str(job.root),
                 entry_point="retrain",
                 parameters=values,
-                experiment_name=experiment,
-                run_name=f"retrain {model_name}",
+                experiment_name=job.experiment,
+                run_name=f"retrain {job.model_name}",
                 env_manager="local",
                 synchronous=True,
             )
     except ExecutionException as error:
-        found = _result(workspace)
+        found = _result(job.folder)
         stage = found.get("stage")
         raise PipelineError(
             str(found.get("problem") or error), where=f"stage {stage}" if stage else None
         ) from error
-    found = _result(workspace)
+    found = _result(job.folder)
     if not found.get("ok"):
-        raise PipelineError("the pipeline left no result", where=str(workspace))
+        raise PipelineError("the pipeline left no result", where=str(job.folder))
     return RetrainResult(
         run_id=str(run.run_id),
-        model_name=model_name,
+        model_name=job.model_name,
         version=int(found["request"]["version"]),
-        to=to,
+        to=job.to,
         reason=reason,
         evaluation=found["evaluation"],
         details=found,
     )
-
-
-def _project(project: str | Path) -> Path:
-    root = Path(project).resolve()
-    missing = [
-        name for name in ("MLproject", "dvc.yaml", "pipelines") if not (root / name).exists()
-    ]
-    if missing:
-        raise ConfigError(
-            f"there is no {missing[0]}",
-            where=str(root),
-            hint="Give the folder of a checkout of mlflow-agent-plugin as project.",
-        )
-    return root
 
 
 def _labels_file(labels: Any, workspace: Path) -> str:
