@@ -52,6 +52,7 @@ def isolated(tmp_path, monkeypatch, request):
         while mlflow.active_run():
             mlflow.end_run()
         mlflow.tracing.reset()
+        mlflow.tracking.fluent._active_experiment_id = None
         mlflow.set_tracking_uri(None)
         mlflow.set_registry_uri(None)
 

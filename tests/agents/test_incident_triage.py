@@ -87,8 +87,9 @@ def test_the_bundle_validates_with_its_own_provider_once_a_key_is_there(monkeypa
 
 def test_without_a_key_the_error_says_what_to_set(monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    bundle = validate(FOLDER)
     with pytest.raises(ConfigError, match=r"agent\.yaml: model: provider 'openai'"):
-        validate(FOLDER)
+        AgentRuntime.open(bundle, tracing=False)
 
 
 def test_every_tool_that_is_not_a_read_is_in_some_permit_and_untrusted_text_is_declared(bundle):
