@@ -26,9 +26,12 @@ class AgentsServer:
     Args:
         folder: What it keeps.
         options: More options.
+        environment: Variables it gets beside this process's.
     """
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    def __init__(
+        self, folder: Path, *options: str, environment: dict[str, str] | None = None
+    ) -> None:
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         self.log = folder.with_name(f"{folder.name}.log")
@@ -37,10 +40,15 @@ class AgentsServer:
             sys.executable, "-m", "mlflow_agent_plugin.interaction.cli", "server", "--json",
             "--dir", str(folder), "--port", str(port), "--workers", "1", *options,
         ]  # fmt: skip
-        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        variables = {
+            **os.environ,
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            **(environment or {}),
+        }
         with self.log.open("ab") as log, self._out.open("wb") as out:
             self.process = subprocess.Popen(
-                command, stdout=out, stderr=log, env=environment, cwd=folder.parent
+                command, stdout=out, stderr=log, env=variables, cwd=folder.parent
             )
 
     @property
