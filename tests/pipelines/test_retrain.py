@@ -94,6 +94,14 @@ def test_the_project_s_own_parameters_fit_and_no_user_value_reaches_a_shell():
             assert part.partition("}")[0] in ("build", "train.seed")
 
 
+def test_dvc_can_work_at_the_top_of_a_checkout():
+    """It refuses an ignored lock file, and outputs it is told not to look at."""
+    lines = {line.strip("/ ") for line in (PROJECT / ".gitignore").read_text().splitlines()}
+    assert "dvc.lock" not in lines
+    ignored = {line.strip("/ ") for line in (PROJECT / ".dvcignore").read_text().splitlines()}
+    assert read_params(PROJECT / "params.yaml").build.split("/")[0] not in ignored
+
+
 def test_stages_get_absolute_servers_and_do_not_write_into_the_pipeline_s_run(
     monkeypatch, tmp_path
 ):
