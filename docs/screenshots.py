@@ -37,7 +37,7 @@ def main(folder: Path) -> None:
             [
                 browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
                 "--no-first-run", "--disable-background-networking", "--disable-component-update",
-                "--disable-sync", f"--user-data-dir={place}/profile", "--window-size=1280,1180",
+                "--disable-sync", f"--user-data-dir={place}/profile", "--window-size=1280,860",
                 f"--screenshot={IMAGES / 'demo.png'}", page.as_uri(),
             ],
             check=True,
