@@ -288,7 +288,7 @@ def _categories(rows: pd.DataFrame, name: str) -> Any:
 
     if name not in rows.columns:
         return pd.Series(None, index=rows.index, dtype=object)
-    values = rows[name].astype(object)
+    values: Any = rows[name].astype(object)
     return values.where(values.notna(), None).map(
         lambda value: None if value is None else str(value)
     )
