@@ -18,7 +18,9 @@ def desk(tmp_path, monkeypatch, empty_mlflow_database):
     monkeypatch.setenv("MLFLOW_REGISTRY_URI", f"agents+sqlite:///{tmp_path}/mlflow.db")
     monkeypatch.setenv("MLFLOW_AGENTS_ACTOR", "ann")
     monkeypatch.syspath_prepend(str(ROOT))
-    return QuickReader(dict(os.environ))
+    # MLflow keeps stores by their URI: in one process a relative one would mean the first test's.
+    absolute = {"sqlite:///mlflow.db": f"sqlite:///{tmp_path}/mlflow.db"}
+    return QuickReader(dict(os.environ), replace=absolute)
 
 
 @pytest.fixture

@@ -139,6 +139,8 @@ class Reader:
 
     def run(self, command: str) -> tuple[int, str]:
         """Run a command; return its exit code and what it prints."""
+        for text, value in self.replace.items():
+            command = command.replace(text, value)
         if command.startswith("export "):
             for assignment in shlex.split(command)[1:]:
                 name, _, value = assignment.partition("=")
@@ -169,8 +171,6 @@ class Reader:
         ):
             if placeholder in command:
                 command = command.replace(placeholder, re.findall(pattern, self.output)[-1])
-        for text, value in self.replace.items():
-            command = command.replace(text, value)
         return command
 
     @staticmethod
