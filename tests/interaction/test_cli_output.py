@@ -259,7 +259,7 @@ def test_off_a_terminal_each_row_is_one_line(capsys):
     long = "x" * 500
     print_answer(Answer(None, (Table("t", ("a", "b"), [(long, "1"), ("y", "2")]),)), as_json=False)
     out = capsys.readouterr().out
-    assert f"{long}   1" in out
+    assert f"{long}  1" in out
     assert "\x1b" not in out
     assert not [line for line in out.splitlines() if line != line.rstrip()]
 

@@ -106,7 +106,8 @@ _STYLES = {
 }
 _STYLE_OF = {word: style for style, words in _STYLES.items() for word in words}
 _STATUS_COLUMNS = frozenset({"status", "state", "decision", "result"})
-_LEAST_COLUMN_CHARS = 20
+_SHORT_COLUMN_CHARS = 20
+_LEAST_COLUMN_CHARS = 16
 
 
 def _print_table(table: Table) -> None:
@@ -119,7 +120,7 @@ def _print_table(table: Table) -> None:
     console = Console(file=sys.stdout)
     if not console.is_terminal:
         widths = _widths(table.columns, cells)
-        console = Console(file=sys.stdout, width=sum(widths) + 3 * len(widths) + 2)
+        console = Console(file=sys.stdout, width=sum(widths) + 3 * len(widths))
     elif _least_width(table.columns, cells) > console.width:
         _print_records(console, table, cells)
         return
@@ -131,9 +132,10 @@ def _print_grid(console: Console, table: Table, cells: list[list[str]]) -> None:
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    grid = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in table.columns:
-        grid.add_column(Text(column), overflow="fold")
+    grid = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for column, width in zip(table.columns, _widths(table.columns, cells), strict=True):
+        short = width <= _SHORT_COLUMN_CHARS
+        grid.add_column(Text(column), overflow="fold", min_width=width if short else None)
     for row in cells:
         # Text, not markup: a "[red]" that somebody wrote stays a "[red]".
         grid.add_row(
@@ -184,4 +186,7 @@ def _widths(columns: Sequence[str], cells: list[list[str]]) -> list[int]:
 
 def _least_width(columns: Sequence[str], cells: list[list[str]]) -> int:
     """Return the narrowest screen on which the grid can still be read."""
-    return sum(min(width, _LEAST_COLUMN_CHARS) + 3 for width in _widths(columns, cells))
+    return sum(
+        (width if width <= _SHORT_COLUMN_CHARS else _LEAST_COLUMN_CHARS) + 2
+        for width in _widths(columns, cells)
+    )
