@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 
 import pytest
 from helpers.command_line import write_shelf
@@ -60,6 +61,13 @@ def test_the_whole_way_from_a_folder_to_production_and_back(
     # What changed between them.
     assert "a chair" in cli("diff", "models:/shelf/1", "models:/shelf/2").out
 
+    # The registry signed what stands there, and the copy is what it signed.
+    proof = cli("proof", "shelf", "--to", "Production", "--fetch", "copy", "--json").json
+    assert (proof["version"], proof["kind"]) == (2, "promoted")
+    assert "version 2: promoted by bob" in cli("proof", "shelf", "--to", "Production").out
+    assert (tmp_path / "copy" / "MLmodel").exists()
+    assert "no problems" in cli("verify").out
+
     # Back, and forward again; the history names who and why.
     back = cli("rollback", "shelf", "--to", "Production", "--reason", "too cosy", "--as", "rita")
     assert back.out == "rolled back: shelf Production is version 1\n"
@@ -87,6 +95,13 @@ def test_the_whole_way_from_a_folder_to_production_and_back(
     assert "past the gate" in emergency.out
     retired = cli("retire", "shelf", "--to", "Production", "--reason", "shop closed", "--json")
     assert retired.json["version"] is None
+
+    # Whoever changes the registry's rows past it is found out.
+    with sqlite3.connect(tmp_path / "mlflow.db") as connection:
+        connection.execute("UPDATE agent_versions SET author = 'mallory' WHERE version = 2")
+    broken = cli("verify", "--json", code=1).json
+    assert broken["ok"] is False
+    assert "agent_versions" in broken["problems"][0]
 
     # All of it is in the audit of the registry.
     store = ("--store", f"sqlite:///{tmp_path}/mlflow.db")
@@ -117,7 +132,10 @@ def test_a_registry_without_a_gate_is_never_reported_as_having_done_something(tm
         said = cli(command, "shelf", "--to", "Production", "--reason", "bad", code=1)
         assert "not behind a gate" in said.err
     assert "not behind a gate" in cli("rules", "shelf", shelf / "gate.yaml", code=1).err
+    assert "not behind a gate" in cli("promote", "shelf", 1, "--to", "Production", code=1).err
     assert "no slots behind a gate" in cli("history", "shelf", code=1).err
+    assert "does not hold a gated registry" in cli("verify", code=1).err
+    assert cli("proof", "shelf", "--to", "@champion", "--json", code=1).json["error"]["message"]
     assert cli("gate", "shelf", 1, "--to", "Production", code=1).out == ""
     client = MlflowClient()
     commands = ("agent.request", "agent.approve", "agent.rollback", "agent.rules")

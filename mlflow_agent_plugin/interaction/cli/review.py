@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -12,6 +11,7 @@ from mlflow_agent_plugin.interaction.cli.answer import Answer, Table
 from mlflow_agent_plugin.interaction.cli.group import answers
 from mlflow_agent_plugin.interaction.cli.options import (
     FILE,
+    PATH,
     by_option,
     comment_option,
     name_argument,
@@ -19,9 +19,6 @@ from mlflow_agent_plugin.interaction.cli.options import (
     to_option,
     version_argument,
 )
-
-if TYPE_CHECKING:
-    from mlflow_agent_plugin.registry.commands import Command
 
 
 def _about_version(function: Any) -> Any:
@@ -51,43 +48,8 @@ def gate(name: str, version: int, to: str) -> Answer:
     )
 
 
-def _commanded(
-    command: Command, name: str, version: int, act: Callable[[], object], said: str, **data: Any
-) -> Answer:
-    act()
-    _check_gated(command, name, version)
-    return Answer({"result": said, "name": name, "version": version, **data}, (said,))
-
-
-def _check_gated(command: Command, name: str, version: int | None = None) -> None:
-    """Refuse to report a success that an ordinary registry only noted down as a tag.
-
-    Raises:
-        RequestError: MLflow's registry is not a gated one.
-    """
-    from mlflow import MlflowClient
-
-    from mlflow_agent_plugin.errors import RequestError
-
-    client = MlflowClient()
-    if version is None:
-        if not _is_noted(command, client.get_registered_model(name).tags):
-            return
-        client.delete_registered_model_tag(name, command.value)
-    else:
-        if not _is_noted(command, client.get_model_version(name, str(version)).tags):
-            return
-        client.delete_model_version_tag(name, str(version), command.value)
-    raise RequestError(
-        f"the registry of {name} is not behind a gate; nothing was changed",
-        hint="Set MLFLOW_REGISTRY_URI to a URI that starts with agents+, or to such a server.",
-    )
-
-
-def _is_noted(command: Command, tags: Mapping[str, str]) -> bool:
-    noted = tags.get(command.value)
-    # A gated registry keeps no command; under one key it writes, in words, what was done.
-    return noted is not None and (command.name != "EMERGENCY" or noted.startswith("{"))
+def _done(said: str, **data: Any) -> Answer:
+    return Answer({"result": said, **data}, (said,))
 
 
 @click.command()
@@ -97,16 +59,9 @@ def _is_noted(command: Command, tags: Mapping[str, str]) -> bool:
 def request(name: str, version: int, to: str, comment: str, by: str | None) -> Answer:
     """Ask for VERSION of NAME to be promoted."""
     from mlflow_agent_plugin.registry import request_promotion
-    from mlflow_agent_plugin.registry.commands import Command
 
-    return _commanded(
-        Command.REQUEST,
-        name,
-        version,
-        lambda: request_promotion(name, version, to=to, comment=comment, by=by),
-        f"requested: {name} version {version} to {to}",
-        to=to,
-    )
+    request_promotion(name, version, to=to, comment=comment, by=by)
+    return _done(f"requested: {name} version {version} to {to}", name=name, version=version, to=to)
 
 
 @click.command("approve")
@@ -116,16 +71,9 @@ def request(name: str, version: int, to: str, comment: str, by: str | None) -> A
 def approve_request(name: str, version: int, to: str, comment: str, by: str | None) -> Answer:
     """Approve a promotion request."""
     from mlflow_agent_plugin.registry import approve
-    from mlflow_agent_plugin.registry.commands import Command
 
-    return _commanded(
-        Command.APPROVE,
-        name,
-        version,
-        lambda: approve(name, version, to=to, comment=comment, by=by),
-        f"approved: {name} version {version} to {to}",
-        to=to,
-    )
+    approve(name, version, to=to, comment=comment, by=by)
+    return _done(f"approved: {name} version {version} to {to}", name=name, version=version, to=to)
 
 
 @click.command("reject")
@@ -135,16 +83,9 @@ def approve_request(name: str, version: int, to: str, comment: str, by: str | No
 def reject_request(name: str, version: int, to: str, reason: str, by: str | None) -> Answer:
     """Reject a promotion request."""
     from mlflow_agent_plugin.registry import reject
-    from mlflow_agent_plugin.registry.commands import Command
 
-    return _commanded(
-        Command.REJECT,
-        name,
-        version,
-        lambda: reject(name, version, to=to, reason=reason, by=by),
-        f"rejected: {name} version {version} to {to}",
-        to=to,
-    )
+    reject(name, version, to=to, reason=reason, by=by)
+    return _done(f"rejected: {name} version {version} to {to}", name=name, version=version, to=to)
 
 
 @click.command("withdraw")
@@ -154,16 +95,9 @@ def reject_request(name: str, version: int, to: str, reason: str, by: str | None
 def withdraw_request(name: str, version: int, to: str, reason: str, by: str | None) -> Answer:
     """Take your own promotion request back."""
     from mlflow_agent_plugin.registry import withdraw
-    from mlflow_agent_plugin.registry.commands import Command
 
-    return _commanded(
-        Command.WITHDRAW,
-        name,
-        version,
-        lambda: withdraw(name, version, to=to, reason=reason, by=by),
-        f"withdrawn: {name} version {version} to {to}",
-        to=to,
-    )
+    withdraw(name, version, to=to, reason=reason, by=by)
+    return _done(f"withdrawn: {name} version {version} to {to}", name=name, version=version, to=to)
 
 
 @click.command()
@@ -174,7 +108,7 @@ def promote(name: str, version: int, to: str) -> Answer:
 
     agents.promote(name, version, to=to)
     said = f"promoted: {name} {to} is version {version}"
-    return Answer({"result": said, "name": name, "version": version, "to": to}, (said,))
+    return _done(said, name=name, version=version, to=to)
 
 
 @click.command("emergency")
@@ -187,23 +121,15 @@ def emergency(name: str, version: int, to: str, reason: str, by: str | None) -> 
     By people with the gate's emergency role. It shows in the history, the audit and the tags.
     """
     from mlflow_agent_plugin.registry import emergency_promote
-    from mlflow_agent_plugin.registry.commands import Command
 
-    answer = _commanded(
-        Command.EMERGENCY,
-        name,
-        version,
-        lambda: emergency_promote(name, version, to=to, reason=reason, by=by),
-        f"promoted past the gate: {name} {to} is version {version}",
-        to=to,
-        past_the_gate=True,
-    )
+    emergency_promote(name, version, to=to, reason=reason, by=by)
     warning = (
         f"WARNING: {to} of {name} now points to version {version} although the gate did not "
         "pass it. This is on record in the history and the audit. Roll back when you can."
     )
     click.secho(warning, fg="red", bold=True, err=True)
-    return answer
+    said = f"promoted past the gate: {name} {to} is version {version}"
+    return _done(said, name=name, version=version, to=to, past_the_gate=True)
 
 
 @click.command()
@@ -219,13 +145,10 @@ def rollback(name: str, to: str, reason: str, version: int | None, by: str | Non
     Only to a version that stood there by right; no new evaluation is needed.
     """
     import mlflow_agent_plugin as agents
-    from mlflow_agent_plugin.registry.commands import Command
 
     agents.rollback(name, to=to, reason=reason, version=version, by=by)
-    _check_gated(Command.ROLLBACK, name)
     now = agents.history(name, slot=to)[-1].version
-    said = f"rolled back: {name} {to} is version {now}"
-    return Answer({"result": said, "name": name, "version": now, "to": to}, (said,))
+    return _done(f"rolled back: {name} {to} is version {now}", name=name, version=now, to=to)
 
 
 @click.command()
@@ -237,12 +160,9 @@ def rollback(name: str, to: str, reason: str, version: int | None, by: str | Non
 def retire(name: str, to: str, reason: str, by: str | None) -> Answer:
     """Empty a slot of NAME: whoever loads it gets an error."""
     from mlflow_agent_plugin.registry import retire as retire_slot
-    from mlflow_agent_plugin.registry.commands import Command
 
     retire_slot(name, to=to, reason=reason, by=by)
-    _check_gated(Command.RETIRE, name)
-    said = f"retired: {name} {to} points to nothing"
-    return Answer({"result": said, "name": name, "version": None, "to": to}, (said,))
+    return _done(f"retired: {name} {to} points to nothing", name=name, version=None, to=to)
 
 
 @click.command()
@@ -255,15 +175,13 @@ def rules(name: str, gate_yaml: Path) -> Answer:
     Tightening is free; loosening them takes a reviewer.
     """
     from mlflow_agent_plugin.registry import parse_rules, set_rules
-    from mlflow_agent_plugin.registry.commands import Command
 
     text = gate_yaml.read_text("utf-8")
     found = parse_rules(text, name=str(gate_yaml))
     set_rules(name, text)
-    _check_gated(Command.RULES, name)
     slots = [str(slot) for slot in found.slots()]
     said = f"the gate of {name} protects {', '.join(slots)} by these rules"
-    return Answer({"result": said, "name": name, "slots": slots, "digest": found.digest()}, (said,))
+    return _done(said, name=name, slots=slots, digest=found.digest())
 
 
 @click.command()
@@ -310,6 +228,43 @@ def _slots(name: str) -> list[str]:
     return [f"@{key[6:]}" if key.startswith("alias.") else key for key in sorted(keys)]
 
 
+@click.command()
+@name_argument
+@to_option
+@click.option("--fetch", type=PATH, metavar="FOLDER", help="Download it there, checked.")
+@answers
+def proof(name: str, to: str, fetch: Path | None) -> Answer:
+    """Check the registry's signature on what a slot of NAME points to.
+
+    Exit 1 if it is missing, forged, or about something else. With --fetch the content is compared
+    byte for byte; nothing of it is run.
+    """
+    from mlflow_agent_plugin.registry.proof import check_promotion, fetch_promoted
+
+    found = (
+        check_promotion(name, to) if fetch is None else fetch_promoted(name, to, destination=fetch)
+    )
+    said = (
+        f"{name} {to} is version {found.version}: {found.kind} by {found.actor} at "
+        f"{found.at:%Y-%m-%d %H:%M} UTC, {found.agent_digest}"
+    )
+    lines = [said] if found.folder is None else [said, f"in {found.folder}, as promoted"]
+    return Answer(vars(found), lines)
+
+
+@click.command()
+@answers
+def verify() -> Answer:
+    """Check every row, signature and copy the registry keeps.
+
+    Exit 1 if one is wrong. In a process that holds the registry's database (an agents+ URI).
+    """
+    from mlflow_agent_plugin.registry import verify_registry
+
+    found = verify_registry()
+    return Answer(found.to_dict(), (str(found),), failed=not found.ok)
+
+
 COMMANDS = (
     gate,
     request,
@@ -322,4 +277,6 @@ COMMANDS = (
     retire,
     emergency,
     rules,
+    proof,
+    verify,
 )
