@@ -27,6 +27,67 @@ def test_an_address_that_is_not_ours_is_one_line(cli):
     assert said.err.count("\n") == 1
 
 
+@pytest.fixture
+def started(monkeypatch):
+    """Catch what would be started: a list of (command, environment, log_to_stderr)."""
+    from mlflow_agent_plugin.interaction.cli import server
+
+    caught = []
+    monkeypatch.setattr(
+        server,
+        "_become",
+        lambda command, environment, *, log_to_stderr: caught.append(
+            (list(command), environment, log_to_stderr)
+        ),
+    )
+    return caught
+
+
+def test_what_follows_two_dashes_goes_to_mlflow(tmp_path, cli, started):
+    said = cli("server", "--port", free_port(), "--", "--allowed-hosts", "a.example.com")
+    ((command, environment, log_to_stderr),) = started
+    assert command[-2:] == ["--allowed-hosts", "a.example.com"]
+    assert f"agents+sqlite:///{tmp_path}/mlflow-server/mlflow.db" in command
+    assert "--app-name" not in command
+    assert (environment, log_to_stderr) == ({}, False)
+    assert "WARNING" not in said.err
+
+
+def test_listening_beyond_this_machine_without_a_login_warns(cli, started):
+    said = cli("server", "--host", "0.0.0.0", "--port", free_port(), "--json")
+    assert "WARNING: whoever reaches 0.0.0.0" in said.err
+    assert said.json["login"] is False
+    assert "WARNING" not in cli("server", "--host", "0.0.0.0", "--port", free_port(), "--login").err
+
+
+def test_a_password_of_the_environment_is_used_and_not_shown(tmp_path, cli, started, monkeypatch):
+    monkeypatch.setenv("MLFLOW_AUTH_ADMIN_PASSWORD", "from-the-environment")
+    said = cli("server", "--port", free_port(), "--login", "--json")
+    assert "admin_password" not in said.json
+    assert "from-the-environment" not in said.out
+    ((_, environment, log_to_stderr),) = started
+    assert "MLFLOW_AUTH_ADMIN_PASSWORD" not in environment  # inherited as it is
+    assert log_to_stderr is True
+    assert environment["MLFLOW_FLASK_SERVER_SECRET_KEY"]
+
+
+def test_the_session_secret_outlives_a_restart(cli, started):
+    for _ in range(2):
+        cli("server", "--port", free_port(), "--login")
+    first, second = (environment for _, environment, _ in started)
+    name = "MLFLOW_FLASK_SERVER_SECRET_KEY"
+    assert first[name] == second[name]
+    assert first["MLFLOW_AUTH_ADMIN_PASSWORD"] != second["MLFLOW_AUTH_ADMIN_PASSWORD"]
+
+
+def test_a_users_file_that_is_no_database_is_one_line(tmp_path, cli, started):
+    (tmp_path / "mlflow-server").mkdir()
+    (tmp_path / "mlflow-server" / "users.db").write_text("not a database " * 99)
+    said = cli("server", "--port", free_port(), "--login", code=1)
+    assert "users.db" in said.err
+    assert started == []
+
+
 def test_users_are_added_to_servers_only(cli, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     assert "is no server" in cli("user", "add", "ann", code=1).err

@@ -127,9 +127,6 @@ def server(
         click.secho(warning, fg="red", bold=True, err=True)
     sys.stdout.flush()
     sys.stderr.flush()
-    if as_json:
-        # Standard output holds one document; the server's log goes elsewhere.
-        os.dup2(2, 1)
     _become(
         [
             sys.executable, "-m", "mlflow", "server",
@@ -141,6 +138,7 @@ def server(
             *mlflow_options,
         ],
         environment,
+        log_to_stderr=as_json,
     )  # fmt: skip
 
 
@@ -200,7 +198,7 @@ def _has_admin(users: Path) -> bool:
     connection = sqlite3.connect(f"file:{users}?mode=ro", uri=True)
     try:
         found = connection.execute("SELECT 1 FROM users WHERE is_admin LIMIT 1").fetchone()
-    except sqlite3.OperationalError as error:
+    except sqlite3.DatabaseError as error:
         if "no such table" in str(error):
             return False
         raise ConfigError(f"cannot be read: {error}", where=str(users)) from error
@@ -230,7 +228,11 @@ def _is_local(host: str) -> bool:
         return host == "localhost"
 
 
-def _become(command: Sequence[str], environment: dict[str, str]) -> None:
+def _become(command: Sequence[str], environment: dict[str, str], *, log_to_stderr: bool) -> None:
+    """Let the server take the place of this process."""
+    if log_to_stderr:
+        # Standard output holds one document already.
+        os.dup2(2, 1)
     own = {"MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"}
     inherited = {name: value for name, value in os.environ.items() if name not in own}
     if os.name == "posix":
