@@ -1,6 +1,8 @@
 """The drift check as a process of its own."""
 
 import json
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -72,8 +74,13 @@ def test_what_cannot_be_checked_is_one_line_and_exit_code_1(places, tmp_path):
 
 
 @pytest.mark.integration
-def test_the_mlflow_project_s_drift_entry_point_keeps_the_verdict_in_its_run(places, tmp_path):
+def test_the_mlflow_project_s_drift_entry_point_keeps_the_verdict_in_its_run(
+    places, tmp_path, monkeypatch
+):
     import mlflow
+
+    here = Path(sys.executable).parent
+    monkeypatch.setenv("PATH", f"{here}{os.pathsep}{os.environ['PATH']}")
 
     reference, calm, _ = places
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
