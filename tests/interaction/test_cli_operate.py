@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 
 import pytest
 from helpers.command_line import write_shelf
@@ -213,21 +214,35 @@ def test_drift_without_traffic_is_refused_never_a_no(tmp_path, cli):
 
 
 def test_drift_tells_quiet_from_shifted_traffic(tmp_path, cli):
+    from mlflow import MlflowClient
+
     from mlflow_agent_plugin.observability import write_reference
-    from mlflow_agent_plugin.observability.table import add_rows
 
     write_reference(_rows(400, seed=1), tmp_path / "reference.parquet")
     for name, shift in (("quiet", 0.0), ("shifted", 0.5)):
-        (tmp_path / name).mkdir()
-        add_rows(tmp_path / name, _rows(600, seed=2, shift=shift))
+        day = tmp_path / name / "day=2026-03-01"
+        day.mkdir(parents=True)
+        write_reference(_rows(600, seed=2, shift=shift), day / "part.parquet")
     words = ("drift", "reference.parquet")
     assert cli(*words, "quiet", "--sessions", 300).out.count("no drift") == 2
     said = cli(*words, "shifted", "--sessions", 300, code=1)
     assert "window 2: drift confirmed" in said.out
     found = cli(*words, "shifted", "--hours", 24, "--json", code=1).json
     assert found["windows"] == [None]  # one window alone confirms nothing
+    logged = cli(*words, "shifted", "--sessions", 300, "--log", _version(), "--json", code=1).json
+    tags = MlflowClient().get_model_version("shelf", "1").tags
+    assert tags["monitoring.drift"] == logged["run_id"]
     assert cli(*words, "quiet", "--sessions", 1, "--hours", 2, code=2).err
     assert "MODEL/VERSION" in cli(*words, "quiet", "--log", "shelf", code=2).err
+
+
+def _version():
+    """Register version 1 of a model and return its name."""
+    from mlflow import MlflowClient
+
+    MlflowClient().create_registered_model("shelf")
+    MlflowClient().create_model_version("shelf", str(Path.cwd()))
+    return "shelf/1"
 
 
 def _rows(count, *, seed, shift=0.0):
@@ -274,7 +289,6 @@ def test_retraining_needs_a_checkout_and_well_formed_parameters(tmp_path, cli):
 
 
 def test_the_demo_empties_no_folder_it_did_not_make(tmp_path, cli, monkeypatch):
-    from pathlib import Path
 
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
