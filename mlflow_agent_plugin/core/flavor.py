@@ -227,8 +227,15 @@ def model_card(bundle: Bundle) -> str:
         f"- **Digest**: `{bundle.digest.value}`",
     ]
     if rows:
-        lines += ["", "| tool | contract | effect | risk |", "|---|---|---|---|", *rows]
-    lines += ["", "| component | digest |", "|---|---|"]
+        lines += [
+            "",
+            "## Tools",
+            "",
+            "| tool | contract | effect | risk |",
+            "|---|---|---|---|",
+            *rows,
+        ]
+    lines += ["", "## Content", "", "| component | digest |", "|---|---|"]
     lines += [f"| {n} | `{d[:19]}…` |" for n, d in bundle.digest.components.items()]
     return "\n".join(lines)
 

@@ -292,6 +292,9 @@ class AgentRuntime:
                     outcome=Outcome.FAILED.value,
                     error=type(error).__name__,
                 )
+                if not isinstance(error, RequestError):
+                    # A turn that failed is traffic too, and counts in the failure rate.
+                    self._summarise(self._failed(turn, started), request, turn)
                 raise
             reply = replace(
                 reply,
@@ -301,15 +304,7 @@ class AgentRuntime:
             span.set_outputs(mask_value({"text": reply.text, "outcome": reply.outcome.value}))
             span.set_attribute("agent.digest", reply.agent_digest)
             span.set_attribute("agent.request_id", turn.request_id)
-            row = row_from_reply(
-                reply,
-                text=request.text,
-                event_time=turn.event_time,
-                actor=turn.actor,
-                trace_id=reply.trace_id or turn.request_id,
-                version=self.version,
-            )
-            self._tracer.summarise(row, session_id=turn.session_id)
+            self._summarise(reply, request, turn)
         self._audit.append(
             AuditKind.REQUEST_ANSWERED,
             **facts,
@@ -392,6 +387,28 @@ class AgentRuntime:
                 yield TextDelta(text=message.text, message_id=message.id or turn.request_id)
 
     # --- helpers ---------------------------------------------------------------------------------
+
+    def _failed(self, turn: Turn, started: float) -> AgentReply:
+        return AgentReply(
+            text="",
+            outcome=Outcome.FAILED,
+            session_id=turn.session_id,
+            agent=self.bundle.manifest.name,
+            agent_digest=self.bundle.digest.value,
+            calls=tuple(turn.records.values()),
+            seconds=time.perf_counter() - started,
+        )
+
+    def _summarise(self, reply: AgentReply, request: AgentRequest, turn: Turn) -> None:
+        row = row_from_reply(
+            reply,
+            text=request.text,
+            event_time=turn.event_time,
+            actor=turn.actor,
+            trace_id=reply.trace_id or turn.request_id,
+            version=self.version,
+        )
+        self._tracer.summarise(row, session_id=turn.session_id)
 
     def _check(self, request: AgentRequest) -> str:
         text, limit = request.text, self._settings.max_message_chars

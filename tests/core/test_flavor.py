@@ -6,7 +6,7 @@ import json
 
 import pytest
 import yaml
-from helpers.shelf_agent import call, say
+from helpers.shelf_agent import GRAPH_PY, call, say
 
 import mlflow_agent_plugin as agents
 from mlflow_agent_plugin.core import fetch_bundle
@@ -177,6 +177,23 @@ def test_logging_makes_one_model_a_version_with_a_card_and_linked_prompts(shelf)
     assert (
         fetch_bundle("models:/shelf/1").digest.value == fetch_bundle("models:/shelf/2").digest.value
     )
+
+
+def test_a_turn_that_fails_is_in_the_traces_as_failed_and_tells_the_client_one_line(shelf):
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    graph = GRAPH_PY.replace("model.invoke(state", "1 / 0, model.invoke(state")
+    info = agents.log_agent(shelf(say("hi"), graph=graph).root)
+    model = mlflow.pyfunc.load_model(info.model_uri)
+    with pytest.raises(
+        MlflowException, match=r"request \w+: the agent failed \(ZeroDivisionError\)"
+    ):
+        model.predict(request())
+    mlflow.flush_trace_async_logging()
+    (trace,) = mlflow.search_traces(return_type="list", include_spans=False)
+    summary = json.loads(trace.info.trace_metadata["agent.summary"])
+    assert summary["outcome"] == "failed"
 
 
 def test_a_request_leaves_one_trace_with_its_summary(shelf, effects):
