@@ -479,9 +479,10 @@ def _retrain(story: _Story) -> str:
     story.result.numbers["planner_2"] = report
     story.result.numbers["retrain"] = done.to_dict()
     story.result.numbers["v2_whole"] = done.evaluation["suites"]["support-workflow"]
+    sample = story.result.numbers["v2_whole"]["task_success"]["n"]
     return (
         f"{_trained(report)}; version {done.version} waits for {done.to}: task success"
-        f" {_rate(story, 'v2_whole', 'task_success')} on the whole suite"
+        f" {_rate(story, 'v2_whole', 'task_success')} on {sample:,} scenarios of the whole suite"
     )
 
 
