@@ -6,7 +6,7 @@ DEMO_DIR := .demo
 export MLFLOW_DISABLE_TELEMETRY := true
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: help demo clean-demo test unit lint format types layers notebooks docs benchmarks clean
+.PHONY: agentdojo help demo clean-demo test unit lint format types layers notebooks docs benchmarks clean
 
 help:  ## list what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -28,8 +28,17 @@ test: $(VENV)/.installed lint types layers  ## every check and test
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not integration and not browser" --cov --cov-report=
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "integration or browser" --cov --cov-append --cov-report=term
 
+agentdojo: $(VENV)/.installed  ## the default policies against AgentDojo's banking suite
+	for attack in important_instructions direct; do \
+	  $(BIN)/python -m evaluations.agentdojo --suite banking --attack $$attack \
+	    --contracts evaluations/agentdojo/contracts/banking.yaml --json .agentdojo/$$attack.json || exit 1; \
+	done
+
 unit: $(VENV)/.installed  ## the fast tests only
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not integration and not browser"
+
+mlflow-tests: $(VENV)/.installed  ## MLflow's own registry tests, gated beside stock: make mlflow-tests MLFLOW=<its checkout>
+	PYTHONPATH=. $(BIN)/python tests/mlflow_suite/compare.py $(MLFLOW)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

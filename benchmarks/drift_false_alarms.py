@@ -2,6 +2,7 @@
 
     python -m benchmarks.drift_false_alarms            # a few minutes
     python -m benchmarks.drift_false_alarms --full     # the numbers in docs/concepts/drift.md
+    python -m benchmarks.drift_false_alarms --full --measure sequence   # one part of them
 
 Traffic is resampled from BANKING77 queries a planner never saw in training. Requests of one
 session share their intent, and a session effect in latency. For power, a share of the sessions
@@ -35,6 +36,8 @@ from mlflow_agent_plugin.observability.drift.features import compare
 START = pd.Timestamp("2026-01-01", tz="UTC")
 SIZES = (500, 1000, 10_000)
 WINDOWS = 30
+FULL_SEQUENCES = {500: 100, 1000: 100, 10_000: 20}
+MEASURES = ("single", "sequence", "power")
 HELD_BACK = 12
 REFERENCE_ROWS = 3000
 STOCK_COLUMNS = (
@@ -209,12 +212,19 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument(
-        "--full", action="store_true", help="500 resamples, 100 sequences, 200 runs"
+        "--full", action="store_true", help="500 resamples, 20 to 100 sequences, 200 runs"
+    )
+    parser.add_argument(
+        "--rows", type=int, choices=SIZES, nargs="+", default=list(SIZES), help="default: all"
+    )
+    parser.add_argument(
+        "--measure", choices=MEASURES, nargs="+", default=list(MEASURES), help="default: all"
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("build/drift_false_alarms.json"))
     options = parser.parse_args()
-    runs, chains, power, presets = (500, 100, 200, 100) if options.full else (40, 4, 10, 8)
+    runs, power, presets = (500, 200, 100) if options.full else (40, 10, 8)
+    chains = FULL_SEQUENCES if options.full else dict.fromkeys(SIZES, 4)
     begun = time.perf_counter()
     pool = make_pool(options.seed)
     results: dict[str, Any] = {
@@ -236,7 +246,7 @@ def main() -> None:
             flush=True,
         )
 
-    for rows in SIZES:
+    for rows in options.rows if "single" in options.measure else ():
         report(
             "single decision, ours",
             rows,
@@ -249,17 +259,16 @@ def main() -> None:
             lambda r=rows: _count(stock(pool, r, presets, options.seed)),
             "",
         )
-    for rows in SIZES:
-        chosen = chains if rows < 10_000 else max(2, chains // 5)
+    for rows in options.rows if "sequence" in options.measure else ():
         report(
             f"{WINDOWS} windows in a row, ours",
             rows,
-            lambda r=rows, c=chosen: _count(
+            lambda r=rows, c=chains[rows]: _count(
                 x is not None for x in sequence(pool, r, c, options.seed)
             ),
             "≤ 3%",
         )
-    for share, within in ((0.2, 2), (0.1, 4)):
+    for share, within in ((0.2, 2), (0.1, 4)) if "power" in options.measure else ():
         report(
             f"{share:.0%} new, confirmed within {within}",
             1000,

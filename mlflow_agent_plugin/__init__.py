@@ -38,11 +38,14 @@ _LAZY = {
     "monitoring_table": "mlflow_agent_plugin.observability",
     "check_drift": "mlflow_agent_plugin.observability",
     "retrain": "mlflow_agent_plugin.lifecycle",
+    "approvals_inbox": "mlflow_agent_plugin.interaction.notebook",
+    "request_story": "mlflow_agent_plugin.interaction.notebook",
 }
 
 __all__ = [
     "AgentError",
     "__version__",
+    "approvals_inbox",
     "approve",
     "check_drift",
     "diff",
@@ -56,6 +59,7 @@ __all__ = [
     "promote",
     "reject",
     "request_promotion",
+    "request_story",
     "retrain",
     "rollback",
     "save_agent",
@@ -66,6 +70,7 @@ if TYPE_CHECKING:
     from mlflow_agent_plugin.core import load_agent, log_agent, save_agent, validate
     from mlflow_agent_plugin.development import evaluate
     from mlflow_agent_plugin.errors import AgentError
+    from mlflow_agent_plugin.interaction.notebook import approvals_inbox, request_story
     from mlflow_agent_plugin.lifecycle import retrain
     from mlflow_agent_plugin.observability import check_drift, monitoring_table
     from mlflow_agent_plugin.package import diff, load_bundle

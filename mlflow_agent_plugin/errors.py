@@ -57,8 +57,12 @@ def as_mlflow(error: AgentError) -> MlflowException:
     from mlflow.exceptions import MlflowException  # noqa: PLC0415 - import cost
     from mlflow.protos.databricks_pb2 import ErrorCode  # noqa: PLC0415
 
+    more = {}
+    if isinstance(error, _RetryAfter) and error.retry_after_seconds is not None:
+        # Stands in the body beside code and message: the scoring server lets no header through.
+        more["retry_after_seconds"] = error.retry_after_seconds
     # By number: a name is not accepted there and would turn every error into an internal one.
-    return MlflowException(str(error), error_code=ErrorCode.Value(error.error_code))
+    return MlflowException(str(error), error_code=ErrorCode.Value(error.error_code), **more)
 
 
 # --- The author's bundle -------------------------------------------------------------------------
@@ -107,6 +111,12 @@ class RequestError(AgentError):
     error_code = "INVALID_PARAMETER_VALUE"
 
 
+class NotFoundError(AgentError):
+    """The named rollout, deployment or trace does not exist, or is another tenant's."""
+
+    error_code = "RESOURCE_DOES_NOT_EXIST"
+
+
 class SessionNotFoundError(AgentError):
     """The named session does not exist for this actor."""
 
@@ -137,6 +147,52 @@ class ApprovalError(AgentError):
     error_code = "RESOURCE_CONFLICT"
 
 
+class _RetryAfter:
+    """Part of errors that end by waiting.
+
+    Attributes:
+        retry_after_seconds: When trying again makes sense; None: waiting does not help.
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        where: str | None = None,
+        hint: str | None = None,
+        retry_after_seconds: float | None = None,
+    ) -> None:
+        AgentError.__init__(self, problem, where=where, hint=hint)  # type: ignore[arg-type]
+        self.retry_after_seconds = retry_after_seconds
+
+
+class QuotaExceededError(_RetryAfter, AgentError):
+    """A quota of the tenant, the user or the session is used up."""
+
+    error_code = "RESOURCE_EXHAUSTED"
+
+
+class BudgetExceededError(_RetryAfter, AgentError):
+    """A turn or a session has used up its budget of tokens, money or time."""
+
+    error_code = "RESOURCE_EXHAUSTED"
+
+
+class ToolRateLimitedError(_RetryAfter, AgentError):
+    """Raised by a tool: the service behind it refused for now, and nothing happened there.
+
+    Give it the service's own ``Retry-After`` as `retry_after_seconds`.
+    """
+
+    error_code = "RESOURCE_EXHAUSTED"
+
+
+class ToolUnavailableError(_RetryAfter, AgentError):
+    """Raised by a tool: the service behind it is out of order, and nothing happened there."""
+
+    error_code = "TEMPORARILY_UNAVAILABLE"
+
+
 # --- Governance says no --------------------------------------------------------------------------
 
 
@@ -161,6 +217,12 @@ class GateRefusedError(AgentError):
         self.report = report
 
 
+class StoppedError(AgentError):
+    """An operator has stopped this agent, this tool or this tenant."""
+
+    error_code = "TEMPORARILY_UNAVAILABLE"
+
+
 class IntegrityError(AgentError):
     """Content is not what its digest or signature says."""
 
@@ -182,8 +244,26 @@ class ConfigError(AgentError):
     error_code = "INVALID_PARAMETER_VALUE"
 
 
+class CredentialError(AgentError):
+    """A tool's credential is missing, refused or over; the message never holds a secret."""
+
+    error_code = "PERMISSION_DENIED"
+
+
 class StoreError(AgentError):
     """The runtime store cannot be read or written; callers treat it as a "no"."""
+
+    error_code = "TEMPORARILY_UNAVAILABLE"
+
+
+class LimitsUnavailableError(AgentError):
+    """The server that counts quotas does not answer; callers treat it as a "no"."""
+
+    error_code = "TEMPORARILY_UNAVAILABLE"
+
+
+class SpoolError(AgentError):
+    """The local spool of telemetry cannot be used, or is full and set to stop the agent."""
 
     error_code = "TEMPORARILY_UNAVAILABLE"
 
@@ -213,6 +293,10 @@ class PipelineError(AgentError):
     """A pipeline stage failed, or another run holds the pipeline."""
 
     error_code = "RESOURCE_CONFLICT"
+
+
+class LeaseLostError(PipelineError):
+    """The lease this work was begun under went to somebody else; the work was stopped."""
 
 
 # --- The agent at run time -----------------------------------------------------------------------

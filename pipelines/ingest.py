@@ -16,9 +16,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlflow_agent_plugin.entities.sensitive import mask_text
 from mlflow_agent_plugin.errors import DataError
 from mlflow_agent_plugin.foundation.planner.words import fold
-from mlflow_agent_plugin.observability.masking import mask_text
 from pipelines.data import find_banking77, read_labelled
 from pipelines.stage import Params, stage, write_json
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from mlflow_agent_plugin.lifecycle.fencing import check_leases
 from pipelines.evaluate import summary
 from pipelines.stage import Params, read_json, stage, write_json
 
@@ -23,6 +24,7 @@ def register(params: Params) -> str:
 
     from mlflow_agent_plugin.registry import submit_evidence
 
+    check_leases()
     found = read_json(params.result("evaluation"))
     name = params.register_.model_name
     version = existing(name, str(found["digest"]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mlflow_agent_plugin.lifecycle.fencing import check_leases
 from pipelines.evaluate import summary
 from pipelines.stage import Params, read_json, stage, write_json
 
@@ -12,6 +13,7 @@ def request(params: Params) -> str:
     """Open a promotion request for the candidate, with what was measured."""
     from mlflow_agent_plugin.registry import request_promotion
 
+    check_leases()
     made = read_json(params.result("version"))
     found = read_json(params.result("evaluation"))
     reason = params.request.reason

@@ -5,7 +5,9 @@ Rules:
   archive alike. It holds dvc.yaml, params.yaml (the project's, with this run's values), the
   feedback, DVC's cache, and what the stages make. A second run reuses what has not changed, and a
   run after a failure goes on where that one stopped.
-- One pipeline at a time per workspace; a second one ends at once and says who holds it.
+- One pipeline at a time per workspace, and per model among all machines that share the runtime
+  store; a second one ends at once and says who holds it. One that loses the model's lease, or was
+  told to end (SIGTERM), ends its stages too.
 - The stages run with this Python, this tracking and registry server (absolute addresses), and
   without sending usage statistics.
 - How it ended stands in ``result.json`` of the workspace, whatever happens.
@@ -18,23 +20,30 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import click
 import yaml
 
-from mlflow_agent_plugin.errors import AgentError, ConfigError, PipelineError
-from mlflow_agent_plugin.lifecycle.lease import pipeline_lease
+from mlflow_agent_plugin.errors import AgentError, ConfigError, LeaseLostError, PipelineError
+from mlflow_agent_plugin.lifecycle.fencing import LEASES_VARIABLE, HeldLease, leases_for_children
+from mlflow_agent_plugin.lifecycle.lease import model_lease, pipeline_lease
 from mlflow_agent_plugin.lifecycle.places import absolute_uri
+from mlflow_agent_plugin.store import Store
 from pipelines.stage import PARAMS_FILE, Params, read_json, read_params, write_json
 
 PROJECT = Path(__file__).resolve().parents[1]
 RESULT_FILE = "result.json"
 FEEDBACK_FILE = "feedback"
+DATA_DOCS = "validation"
+"""Artifact folder of Great Expectations' report."""
+
 _BUILD = "build"
 _FAILED_STAGE = re.compile(r"failed to reproduce '([^']+)'")
 _SHOWN_LINES = 30
@@ -90,10 +99,19 @@ def prepare_workspace(
     return params
 
 
-def run_pipeline(workspace: Path, *, project: Path = PROJECT, reason: str = "") -> dict[str, Any]:
+def run_pipeline(
+    workspace: Path, *, project: Path = PROJECT, reason: str = "", lease: HeldLease | None = None
+) -> dict[str, Any]:
     """Run ``dvc repro`` in a prepared workspace and return how it ended.
 
+    Args:
+        workspace: The folder.
+        project: The checkout.
+        reason: Why, for the result.
+        lease: Ends the stages when it is lost.
+
     Raises:
+        LeaseLostError: The lease was lost; no stage runs any more.
         PipelineError: A stage failed; the message says which and why.
     """
     result: dict[str, Any] = {"ok": False, "reason": reason, "stage": None, "problem": None}
@@ -109,13 +127,27 @@ def run_pipeline(workspace: Path, *, project: Path = PROJECT, reason: str = "") 
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
+        start_new_session=True,  # so that DVC and the stage it runs can be ended together
     ) as process:
         assert process.stdout is not None
-        for line in process.stdout:
-            click.echo(line, nl=False)
-            lines.append(line.rstrip("\n"))
+        fence = nullcontext() if lease is None else lease.when_lost(lambda: _end(process))
+        try:
+            with fence:
+                for line in process.stdout:
+                    click.echo(line, nl=False)
+                    lines.append(line.rstrip("\n"))
+                process.wait()
+        except BaseException:
+            _end(process)
+            raise
     if process.returncode != 0:
         stage, problem = _why(lines)
+        try:
+            if lease is not None:
+                lease.check()
+        except LeaseLostError as error:
+            write_json(workspace / RESULT_FILE, result | {"stage": stage, "problem": str(error)})
+            raise
         result |= {"stage": stage, "problem": problem}
         write_json(workspace / RESULT_FILE, result)
         where = f"stage {stage}" if stage else None
@@ -130,6 +162,12 @@ def run_pipeline(workspace: Path, *, project: Path = PROJECT, reason: str = "") 
     }
     write_json(workspace / RESULT_FILE, result)
     return result
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """End DVC and the stage it runs, at once: what has no lease must not write any more."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def child_environment(project: Path) -> dict[str, str]:
@@ -154,6 +192,7 @@ def child_environment(project: Path) -> dict[str, str]:
     environment.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     environment.setdefault("PYTHONWARNINGS", "ignore::FutureWarning")
     environment["DO_NOT_TRACK"] = "1"
+    environment[LEASES_VARIABLE] = leases_for_children()
     return environment
 
 
@@ -195,6 +234,26 @@ def _why(lines: list[str]) -> tuple[str | None, str]:
     return stage, "dvc repro failed: " + " | ".join(last)
 
 
+def _log_validation(build: Path, run_id: str) -> None:
+    """Keep Great Expectations' report in the pipeline's run, with a link to it."""
+    from mlflow import MlflowClient
+
+    docs = build / "data_docs"
+    if not (docs / "index.html").is_file():
+        return
+    client = MlflowClient()
+    client.log_artifacts(run_id, str(docs), DATA_DOCS)
+    run = client.get_run(run_id)
+    page = f"#/experiments/{run.info.experiment_id}/runs/{run_id}/artifacts/{DATA_DOCS}/index.html"
+    good = (build / "validation.json").is_file()
+    client.set_tag(run_id, "agent.validation", "passed" if good else "failed")
+    said = run.data.tags.get("mlflow.note.content", "")
+    link = f"Data validation {'passed' if good else '**failed**'}: [Data Docs]({page})"
+    if not good:
+        link += f", [failed rows]({page.replace('index.html', 'failed_rows.csv')})"
+    client.set_tag(run_id, "mlflow.note.content", f"{said}\n\n{link}".strip())
+
+
 def _log(result: Mapping[str, Any], model_name: str, run_id: str) -> None:
     """Write how the pipeline ended to the run MLflow started for it."""
     from mlflow import MlflowClient
@@ -215,6 +274,21 @@ def _log(result: Mapping[str, Any], model_name: str, run_id: str) -> None:
         client.set_tag(run_id, "agent.version", str(made["version"]))
     client.set_tag(run_id, "agent.model", model_name)
     client.log_dict(run_id, dict(result), RESULT_FILE)
+
+
+def _log_data_version(workspace: Path, run_id: str) -> None:
+    """Keep in the run which data it was: DVC's lock file, and the dataset's hash in it."""
+    from mlflow import MlflowClient
+
+    lock = workspace / "dvc.lock"
+    if not lock.is_file():
+        return
+    client = MlflowClient()
+    client.log_artifact(run_id, str(lock))
+    outs = yaml.safe_load(lock.read_text(encoding="utf-8"))["stages"].get("ingest", {})
+    for out in outs.get("outs", []):
+        if out["path"].endswith("/dataset"):
+            client.set_tag(run_id, "agent.dataset.md5", out["md5"])
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -251,10 +325,16 @@ def main(
     reason: str,
 ) -> None:
     """Retrain, evaluate, register and ask for promotion, by `dvc repro`."""
+    # By default Python ends without leaving its blocks: leases kept, stages running on.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     folder = Path(workspace).absolute()
     run_id = os.environ.get("MLFLOW_RUN_ID")
     try:
-        with pipeline_lease(folder, purpose=reason or "retrain"):
+        with (
+            pipeline_lease(folder, purpose=reason or "retrain"),
+            Store.open() as store,
+            model_lease(store, model_name) as lease,
+        ):
             if run_id:
                 from mlflow import MlflowClient
 
@@ -280,7 +360,13 @@ def main(
                 register={"model_name": model_name, "to": to},
                 request={"reason": reason},
             )
-            result = run_pipeline(folder, reason=reason)
+            try:
+                result = run_pipeline(folder, reason=reason, lease=lease)
+            finally:
+                # Also of data that stopped the pipeline: that is when somebody wants to read it.
+                if run_id:
+                    _log_data_version(folder, run_id)
+                    _log_validation(folder / _BUILD, run_id)
             if run_id:
                 _log(result, model_name, run_id)
     except AgentError as error:

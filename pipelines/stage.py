@@ -105,6 +105,11 @@ class Params(StrictModel):
         return Path(self.build) / "dataset"
 
     @property
+    def data_docs(self) -> Path:
+        """Folder of Great Expectations' report."""
+        return Path(self.build) / "data_docs"
+
+    @property
     def bundle(self) -> Path:
         """Folder of the candidate's bundle."""
         return Path(self.build) / "bundle"

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How long an example takes says how busy the machine is, not whether the code is right.
+settings.register_profile("here", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("here")
+
+CANARY = "canary-7d1f0c55b2e94a6f"
+"""A secret every test has in its environment, as the credential of the scope ``canary``.
+
+The shelf agent's `look` borrows it at every call, and says it when it fails. In the end of the run
+it must stand in no file a test left, no table of PostgreSQL and nothing a test printed or logged.
+"""
+
+_LEAKS: list[str] = []
 
 WITH_MLFLOW = {
     "agents", "core", "development", "interaction", "lifecycle", "observability", "pipelines",
@@ -32,20 +44,38 @@ def empty_mlflow_database(tmp_path_factory):
     return path
 
 
+def mlflow_variables():
+    """Return the names of the environment's variables that are MLflow's or ours."""
+    return {name for name in os.environ if name.startswith("MLFLOW_")}
+
+
+def hear_our_loggers():
+    """Undo what a library or an earlier test did to logging: what we log can be asserted."""
+    logging.disable(logging.NOTSET)
+    logging.root.setLevel(logging.WARNING)
+    for name, logger in logging.root.manager.loggerDict.items():
+        if name.startswith("mlflow_agent_plugin") and isinstance(logger, logging.Logger):
+            logger.disabled, logger.propagate = False, True
+            logger.setLevel(logging.NOTSET)
+
+
 @pytest.fixture(autouse=True)
 def isolated(tmp_path, monkeypatch, request):
     """Point every default at the test's own folder, and undo what a test set in MLflow's globals."""
-    for name in [n for n in os.environ if n.startswith("MLFLOW_")]:
-        if name != "MLFLOW_AGENTS_DATA_DIR":
-            monkeypatch.delenv(name)
+    before = mlflow_variables()
+    for name in before - {"MLFLOW_AGENTS_DATA_DIR"}:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("MLFLOW_AGENTS_CREDENTIAL_CANARY", CANARY)
     monkeypatch.setenv("MLFLOW_AGENTS_STORE_URI", f"sqlite:///{tmp_path}/agents.db")
     monkeypatch.setenv("MLFLOW_AGENTS_KEY_DIR", str(tmp_path / "keys"))
+    monkeypatch.setenv("MLFLOW_AGENTS_SPOOL_DIR", str(tmp_path / "spool"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
     monkeypatch.chdir(tmp_path)
     if WITH_MLFLOW & set(request.path.parts):
         shutil.copy(request.getfixturevalue("empty_mlflow_database"), tmp_path / "mlflow.db")
+    hear_our_loggers()
     yield
     if "mlflow" in sys.modules:
         mlflow = sys.modules["mlflow"]
@@ -55,50 +85,26 @@ def isolated(tmp_path, monkeypatch, request):
         mlflow.tracking.fluent._active_experiment_id = None
         mlflow.set_tracking_uri(None)
         mlflow.set_registry_uri(None)
+    # MLflow tells child processes by variables where it points and which experiment is active. What
+    # is left of them would reach the next fixture that outlives a test.
+    for name in mlflow_variables() - before:
+        del os.environ[name]
 
 
 @pytest.fixture(scope="session")
 def postgres_server():
     """Start a PostgreSQL server of the tests' own, with a password; gives its URL without database.
 
-    Skips where no server binaries are installed. PostgreSQL refuses to run as root: then the
-    ``postgres`` user of the package runs it.
+    Skips where no server binaries are installed.
     """
-    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
-    found = shutil.which("initdb", path=os.pathsep.join([*map(str, folders), os.environ["PATH"]]))
-    if found is None:
-        pytest.skip("no PostgreSQL server binaries (initdb) on this machine")
-    binaries = Path(found).parent
-    user = "postgres" if os.geteuid() == 0 else None
-    folder = Path(tempfile.mkdtemp(prefix="agents-pg-"))
-    password = secrets.token_hex(8)
-    (folder / "password").write_text(password)
-    if user is not None:
-        shutil.chown(folder, user)
-        shutil.chown(folder / "password", user)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    data = str(folder / "data")
+    from helpers.postgres_server import PostgresServer
 
-    def run(*command):
-        subprocess.run(
-            [str(binaries / command[0]), *command[1:]],
-            check=True, user=user, cwd=folder, timeout=120,
-            stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-
+    server = PostgresServer()
     try:
-        run("initdb", "-D", data, "-U", "agents", "-A", "scram-sha-256",
-            f"--pwfile={folder / 'password'}", "--no-sync")  # fmt: skip
-        options = f"-p {port} -c listen_addresses=127.0.0.1 -k {folder}"
-        run("pg_ctl", "-D", data, "-w", "-l", str(folder / "log"), "-o", options, "start")
-        try:
-            yield f"postgresql://agents:{password}@127.0.0.1:{port}"
-        finally:
-            run("pg_ctl", "-D", data, "-m", "immediate", "stop")
+        server.start()
+        yield server.uri
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        server.close()
 
 
 @pytest.fixture
@@ -110,8 +116,36 @@ def postgres_uri(postgres_server):
     with psycopg.connect(f"{postgres_server}/postgres", autocommit=True) as admin:
         admin.execute(f'CREATE DATABASE "{name}"')
     yield f"{postgres_server}/{name}"
-    with psycopg.connect(f"{postgres_server}/postgres", autocommit=True) as admin:
-        admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+    try:
+        _look_for_canary_in_tables(f"{postgres_server}/{name}")
+    finally:
+        with psycopg.connect(f"{postgres_server}/postgres", autocommit=True) as admin:
+            admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+def _look_for_canary_in_tables(uri):
+    import psycopg
+
+    with psycopg.connect(uri, autocommit=True, options="-c lock_timeout=10s") as reader:
+        tables = reader.execute(
+            "SELECT quote_ident(table_schema) || '.' || quote_ident(table_name)"
+            " FROM information_schema.tables WHERE table_type = 'BASE TABLE'"
+            " AND table_schema NOT IN ('pg_catalog', 'information_schema')"
+        ).fetchall()
+        for (table,) in tables:
+            # The text of a whole row; bytes (checkpoints) stand in it as hexadecimal.
+            query = f"SELECT count(*) FROM {table} t WHERE t::text LIKE %s OR t::text LIKE %s"  # noqa: S608
+            wanted = (f"%{CANARY}%", f"%{CANARY.encode().hex()}%")
+            assert reader.execute(query, wanted).fetchone() == (0,), f"the secret is in {table}"
+
+
+def pytest_runtest_logreport(report):
+    """Note a test that printed, logged or showed the planted secret."""
+    texts = [text for _, text in report.sections]
+    if report.failed:
+        texts.append(report.longreprtext)
+    if any(CANARY in text for text in texts):
+        _LEAKS.append(f"what {report.nodeid} printed")
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.integration)])
@@ -120,3 +154,60 @@ def store_uri(request, tmp_path):
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/store.db"
     return request.getfixturevalue("postgres_uri")
+
+
+@pytest.fixture(scope="session")
+def s3_server():
+    """Start a real S3 server (it checks signatures) for all tests that need one."""
+    from helpers.s3_server import S3Server
+
+    server = S3Server()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def s3_bucket(s3_server, monkeypatch):
+    """Give the name of a fresh bucket, the environment set so that boto3 and MLflow reach it."""
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    bucket = f"test-{secrets.token_hex(6)}"
+    s3_server.client().create_bucket(Bucket=bucket)
+    return bucket
+
+
+@pytest.fixture(scope="session")
+def team(tmp_path_factory):
+    """Give a running server with login and people, for all tests that look at console and API."""
+    from helpers.team import Team
+
+    with Team(tmp_path_factory.mktemp("team")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def desk(team):
+    """Register the agent `desk`, evaluated; return its name."""
+    suite = team.register("desk")
+    team.evaluate("desk", 1, suite)
+    return "desk"
+
+
+def pytest_sessionfinish(session):
+    """Fail the run if the planted secret got anywhere."""
+    if _LEAKS:
+        print(f"\nthe planted secret is in {_LEAKS[:10]}")
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    base = session.config._tmp_path_factory._basetemp
+    if hasattr(session.config, "workerinput") or base is None or not base.is_dir():
+        return  # the controller looks at the folders of all workers
+    found = subprocess.run(
+        ["grep", "-rlF", "--devices=skip", CANARY, str(base)],
+        capture_output=True, text=True, check=False,
+    ).stdout.split()  # fmt: skip
+    if found:
+        print(f"\nthe planted secret was written to {found[:10]}")
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -83,7 +83,15 @@ def _entry_point_modules() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(
     "module",
-    sorted({name for group, name in _entry_point_modules() if group.startswith("mlflow.")}),
+    sorted(
+        {
+            name
+            for group, name in _entry_point_modules()
+            # these load when the first is asked for, long after MLflow itself
+            if group.startswith("mlflow.")
+            and group not in {"mlflow.model_evaluator", "mlflow.deployments"}
+        }
+    ),
 )
 def test_a_module_mlflow_may_load_while_it_is_imported_does_not_import_mlflow(module):
     # MLflow drops such a plugin with only a warning: circular import.

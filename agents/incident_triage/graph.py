@@ -135,7 +135,7 @@ class LookBeforeTouching(AgentMiddleware[Any, Any]):
                 for message in response.result
                 if isinstance(message, AIMessage)
                 for call in message.tool_calls
-                if call["name"] in TOUCHES and call["args"].get("service") not in seen
+                if call["name"] in TOUCHES and str(call["args"].get("service")) not in seen
             }
         )
 

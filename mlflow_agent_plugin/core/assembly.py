@@ -17,9 +17,11 @@ from mlflow_agent_plugin.errors import AgentError, BundleError, ConfigError, Gra
 from mlflow_agent_plugin.package import import_entry_point
 
 if TYPE_CHECKING:
+    from langchain_core.language_models import BaseChatModel
     from langgraph.checkpoint.base import BaseCheckpointSaver
     from langgraph.graph.state import CompiledStateGraph
 
+    from mlflow_agent_plugin.foundation.usage import ModelMeter
     from mlflow_agent_plugin.information import KnowledgeIndex
     from mlflow_agent_plugin.package import Bundle
 
@@ -111,10 +113,13 @@ def build_graph(
     knowledge: KnowledgeIndex | None,
     checkpointer: BaseCheckpointSaver[Any],
     checking: bool = False,
+    meter: ModelMeter | None = None,
+    model: BaseChatModel | None = None,
 ) -> CompiledStateGraph[Any, Any, Any, Any]:
     """Build the bundle's graph with governed tools and the given checkpointer.
 
-    `checking` builds it without the provider's key: only a call of the model needs that.
+    `checking` builds it without the provider's key: only a call of the model needs that. `meter`
+    is asked before each call of the model. `model` plans in place of the manifest's (evaluation).
 
     Raises:
         GraphError: The entry point fails, or returns something that is not a graph.
@@ -127,7 +132,7 @@ def build_graph(
     manifest = bundle.manifest
     where = f"{bundle.root}/agent.yaml: graph.entry_point"
     context = GraphContext(
-        model=build_chat_model(manifest.model, bundle, checking=checking),
+        model=model or build_chat_model(manifest.model, bundle, checking=checking, meter=meter),
         tools=describe_tools([bundle.contracts[name] for name in manifest.usable_tools()]),
         prompts=bundle.prompts,
         knowledge=knowledge,

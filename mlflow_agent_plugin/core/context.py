@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from mlflow_agent_plugin.information import KnowledgeIndex
     from mlflow_agent_plugin.package import Manifest, Prompt, ToolContract
+    from mlflow_agent_plugin.trust import Credential
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class ToolContext:
         resources: What the manifest's ``tools.resources`` entry point opened, or None.
         knowledge: The bundle's knowledge index, or None.
         now: Time of the call, UTC.
+        credential: What was lent for the contract's scopes, for this call only; None without one.
     """
 
     actor: Actor
@@ -51,6 +53,7 @@ class ToolContext:
     resources: Any
     knowledge: KnowledgeIndex | None
     now: datetime
+    credential: Credential | None = field(default=None, repr=False)
 
 
 Govern = Callable[["ToolCallRequest"], "ToolMessage"]

@@ -2,24 +2,28 @@
 
 Rules:
 - `log_agent` and `save_agent` validate the whole bundle first; a bundle that fails leaves nothing
-  behind, neither a run nor a model nor a version.
+  behind, neither a run nor a model nor a version. So does one whose tool contracts break those of
+  the registered version before without a new major version (see `core.predecessor`).
 - A saved model holds exactly the digested files, and MLmodel holds the digest.
-- Loading compares both before any code of the bundle runs; a difference refuses to load.
+- Loading compares both before any code of the bundle runs; a difference refuses to load. By a
+  stage or alias it takes the registry's statement too (see `core.promoted`).
 - Prompts are registered in MLflow's prompt registry and linked; a prompt whose text is already the
   newest version there gets no new one.
 """
 
 from __future__ import annotations
 
+import re
 import shutil
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlflow_agent_plugin import __version__
+from mlflow_agent_plugin.core.copies import keep_while, new_copy_folder
+from mlflow_agent_plugin.core.predecessor import check_contracts
 from mlflow_agent_plugin.core.served import ServedAgent
-from mlflow_agent_plugin.core.validation import validate
+from mlflow_agent_plugin.core.validation import validate_and_draw
 from mlflow_agent_plugin.errors import AgentError, BundleError, IntegrityError, as_mlflow
 from mlflow_agent_plugin.package import BundleDigest, copy_bundle, load_bundle
 
@@ -30,6 +34,12 @@ if TYPE_CHECKING:
 
 FLAVOR = "agent"
 DATA_DIR = "agent"
+CONSOLE_TAG = "agent.console"
+"""Tag a registry with a review console puts on a version: where the console shows it."""
+
+GRAPH_KEY = "graph"
+"""Where MLmodel holds the drawing of the agent's graph."""
+
 LOADER_MODULE = "mlflow_agent_plugin.core.flavor"
 TASK = "agent/v1/responses"
 INPUT_EXAMPLE = {"input": [{"role": "user", "content": "Hello!"}]}
@@ -59,12 +69,16 @@ def log_agent(
 
     Raises:
         BundleError: The bundle is not in order; nothing was logged.
+        ContractError: A tool contract breaks the newest registered version's without a new major
+            version; nothing was logged.
         MlflowException: MLflow refused, e.g. the registry's rules for this model.
     """
     import mlflow
     from mlflow.models.model import Model
 
-    bundle = validate(path)
+    bundle, graph = validate_and_draw(path)
+    if registered_model_name is not None:
+        check_contracts(bundle, registered_model_name, fetch=_fetch_to)
     prompts = _register_prompts(bundle) if register_prompts else []
     info = Model.log(
         artifact_path=None,
@@ -78,12 +92,15 @@ def log_agent(
         tags=dict(tags or {}),
         prompts=prompts or None,
         bundle=bundle,
+        graph=graph,
     )
     if registered_model_name is not None and info.registered_model_version is not None:
-        mlflow.MlflowClient().update_model_version(
+        client, number = mlflow.MlflowClient(), str(info.registered_model_version)
+        tags = client.get_model_version(registered_model_name, number).tags
+        client.update_model_version(
             registered_model_name,
-            str(info.registered_model_version),
-            description=model_card(bundle),
+            number,
+            description=model_card(bundle, console=tags.get(CONSOLE_TAG)),
         )
     return info
 
@@ -94,13 +111,26 @@ def save_agent(path: str | Path, destination: str | Path) -> None:
     Raises:
         BundleError: The bundle is not in order, or `destination` exists already.
     """
-    save_model(Path(destination), bundle=validate(path))
+    bundle, graph = validate_and_draw(path)
+    save_model(Path(destination), bundle=bundle, graph=graph)
 
 
 def save_model(
-    path: str | Path, *, bundle: Bundle, mlflow_model: Model | None = None, **_: Any
+    path: str | Path,
+    *,
+    bundle: Bundle,
+    graph: str = "",
+    mlflow_model: Model | None = None,
+    **_: Any,
 ) -> None:
-    """Write the MLflow model of a validated bundle to `path` (MLflow's flavor interface)."""
+    """Write the MLflow model of a validated bundle to `path` (MLflow's flavor interface).
+
+    Args:
+        path: New or empty folder.
+        bundle: The agent.
+        graph: Its drawing (`core.drawing`), empty for none.
+        mlflow_model: What MLflow knows about the model so far.
+    """
     import mlflow
     from mlflow import pyfunc
     from mlflow.models.model import MLMODEL_FILE_NAME, Model
@@ -130,6 +160,7 @@ def save_model(
             plugin_version=__version__,
             digest=bundle.digest.to_dict(),
             data=DATA_DIR,
+            **({GRAPH_KEY: graph} if graph else {}),
         )
         model.metadata = {**(model.metadata or {}), "task": TASK}
         model.signature = _signature()
@@ -178,10 +209,16 @@ def load_verified(model_dir: Path) -> Bundle:
 def _load_pyfunc(path: str, model_config: dict[str, Any] | None = None) -> ServedAgent:
     """Load for MLflow (`mlflow.pyfunc.load_model`, `mlflow models serve`)."""
     del model_config
+    from mlflow_agent_plugin.core.promoted import check_folder
+
     try:
-        return ServedAgent(load_verified(Path(path).parent))
+        check_folder(Path(path).parent)
+        bundle = load_verified(Path(path).parent)
+        served = ServedAgent(bundle)
     except AgentError as error:
         raise as_mlflow(error) from error
+    keep_while(bundle, bundle.root)
+    return served
 
 
 def fetch_bundle(model_uri: str, *, destination: str | Path | None = None) -> Bundle:
@@ -189,7 +226,8 @@ def fetch_bundle(model_uri: str, *, destination: str | Path | None = None) -> Bu
 
     Args:
         model_uri: Any MLflow model URI, or a local folder of a saved model.
-        destination: Folder to download to; default: a temporary one.
+        destination: Folder to download to; default: a temporary one, gone once nobody holds the
+            bundle.
 
     Raises:
         IntegrityError: The content is not what was logged.
@@ -201,43 +239,70 @@ def fetch_bundle(model_uri: str, *, destination: str | Path | None = None) -> Bu
         Path(destination).mkdir(parents=True, exist_ok=True)
     local = mlflow.artifacts.download_artifacts(
         artifact_uri=model_uri,
-        dst_path=str(destination) if destination else tempfile.mkdtemp(prefix="agent-"),
+        dst_path=str(destination or new_copy_folder()),
     )
-    return load_verified(Path(local))
+    bundle = load_verified(Path(local))
+    if destination is None:
+        keep_while(bundle, bundle.root)
+    return bundle
 
 
-def model_card(bundle: Bundle) -> str:
-    """Return the Markdown description a version of `bundle` gets in the registry."""
+def _fetch_to(model_uri: str, destination: str) -> Bundle:
+    return fetch_bundle(model_uri, destination=destination)
+
+
+def model_card(bundle: Bundle, *, console: str | None = None) -> str:
+    """Return the Markdown description a version of `bundle` gets in the registry.
+
+    Args:
+        bundle: The agent.
+        console: Path of the version's page in the server's review console, if it has one.
+    """
     manifest = bundle.manifest
     usable = set(manifest.usable_tools())
-    rows = [
-        f"| `{name}` | {contract.version} | {contract.effect.value} | {contract.risk.value} |"
+    facts = {
+        "Goal": manifest.workflow.goal,
+        "Owner": manifest.owner,
+        "Risk level": manifest.workflow.risk_level.value,
+        "Model": f"{manifest.model.provider} / {manifest.model.name}",
+    }
+    tools = [
+        (f"`{name}`", contract.version, contract.effect.value, contract.risk.value)
         for name, contract in bundle.contracts.items()
         if name in usable
     ]
-    lines = [
+    digests = [(name, f"`{value[:19]}…`") for name, value in bundle.digest.components.items()]
+    blocks = [
         f"# {manifest.name}",
-        "",
-        manifest.description,
-        "",
-        f"- **Goal**: {manifest.workflow.goal}",
-        f"- **Owner**: {manifest.owner}",
-        f"- **Risk level**: {manifest.workflow.risk_level.value}",
-        f"- **Model**: {manifest.model.provider} / {manifest.model.name}",
-        f"- **Digest**: `{bundle.digest.value}`",
+        _one_line(manifest.description),
+        f"[Review this version in the console]({console})" if is_console_path(console) else "",
+        "\n".join(
+            [
+                *(f"- **{title}**: {_one_line(text)}" for title, text in facts.items()),
+                f"- **Digest**: `{bundle.digest.value}`",
+            ]
+        ),
     ]
-    if rows:
-        lines += [
-            "",
-            "## Tools",
-            "",
-            "| tool | contract | effect | risk |",
-            "|---|---|---|---|",
-            *rows,
-        ]
-    lines += ["", "## Content", "", "| component | digest |", "|---|---|"]
-    lines += [f"| {n} | `{d[:19]}…` |" for n, d in bundle.digest.components.items()]
-    return "\n".join(lines)
+    if tools:
+        blocks += ["## Tools", _table(("tool", "contract", "effect", "risk"), tools)]
+    blocks += ["## Content", _table(("component", "digest"), digests)]
+    # Every block stands alone: without the empty line one table would go on as the next.
+    return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(c.replace("|", r"\|") for c in row) + " |" for row in lines)
+
+
+def is_console_path(console: str | None) -> bool:
+    """Say whether a server named a page of its own, and nothing that ends a link early."""
+    return console is not None and re.fullmatch(r"/[A-Za-z0-9/_.~%-]+", console) is not None
+
+
+def _one_line(text: str) -> str:
+    """Return an author's text so that it starts no heading, list, table or code block."""
+    return re.sub(r"^([#>|~`=+*-])", r"\\\1", " ".join(text.split()))
 
 
 def _register_prompts(bundle: Bundle) -> list[str]:

@@ -1,29 +1,52 @@
 """Tool results as messages, and the labels by which their texts are trusted later.
 
 Rules:
+- A message keeps beside its label which fields of its output are records and what the tool was
+  told by untrusted arguments, so that nothing has to be decided again when it is read back.
 - Only the runtime (what the user wrote) and the gateway (what a tool returned) write the label. A
-  message of a bundle's own making has none and counts as untrusted, whatever its type: a hand-over
-  note must not pass a tool's words off as the user's.
+  human or tool message of a bundle's own making has none and counts as untrusted: a hand-over note
+  must not pass a tool's words off as the user's.
+- What a part of the agent with messages of its own read in this turn counts too: a note it hands
+  over in any other kind of message launders nothing.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mlflow_agent_plugin.core.provenance import LabelledText
-from mlflow_agent_plugin.entities import Provenance, ToolCallRecord
+from mlflow_agent_plugin.core.provenance import (
+    SeenTexts,
+    Text,
+    TextReader,
+    VouchedText,
+    plain_texts,
+)
+from mlflow_agent_plugin.entities import CallStatus, Provenance, ToolCallRecord
 
 if TYPE_CHECKING:
     from langchain_core.messages import HumanMessage, ToolMessage
 
+    from mlflow_agent_plugin.package import ToolContract
+
 LABEL_KEY = "mlflow_agents"
 """Key in a tool message's `additional_kwargs` under which the gateway keeps its own label."""
 
+_NEVER_RAN = (CallStatus.DENIED, CallStatus.REJECTED, CallStatus.INVALID)
 
-def seen_texts(state: Any) -> list[LabelledText] | None:
-    """Return every text of a graph's messages with its label, None if there are no messages."""
+
+def seen_texts(
+    state: Any, reader: TextReader | None = None, told: Sequence[ToolMessage] = ()
+) -> SeenTexts | None:
+    """Return every text of a graph's messages by who wrote it, None if there are no messages.
+
+    Args:
+        state: Of the graph.
+        reader: Remembers what was read for the same turn's earlier calls.
+        told: What models of the agent were told of the turn's calls so far. Those that the state
+            knows nothing of count as well; those it waits for do not, its model has not seen them.
+    """
     from langchain_core.messages import HumanMessage, ToolMessage
 
     messages = state.get("messages") if isinstance(state, Mapping) else None
@@ -33,18 +56,41 @@ def seen_texts(state: Any) -> list[LabelledText] | None:
         messages = state
     if messages is None:
         return None
-    seen: list[LabelledText] = []
+    reader = reader or TextReader()
+    if told:
+        known = {call_id for message in messages for call_id in _call_ids(message)}
+        messages = [*(one for one in told if one.tool_call_id not in known), *messages]
+    user: list[Text] = []
+    trusted: list[VouchedText] = []
+    untrusted: list[Text] = []
+    records: list[VouchedText] = []
+    values: list[Text] = []
     for message in messages:
-        label = message.additional_kwargs.get(LABEL_KEY, {}).get("label")
+        if not isinstance(message, HumanMessage | ToolMessage):
+            continue
+        ours = message.additional_kwargs.get(LABEL_KEY, {})
+        label = ours.get("label")
         if isinstance(message, HumanMessage):
-            user = label == Provenance.USER.value
-            seen.append((Provenance.USER if user else Provenance.UNTRUSTED, message.text))
-        elif isinstance(message, ToolMessage):
-            trusted = label == Provenance.TRUSTED.value
-            seen.append(
-                (Provenance.TRUSTED if trusted else Provenance.UNTRUSTED, str(message.content))
-            )
-    return seen
+            said = reader.text(str(message.text))
+            (user if label == Provenance.USER.value else untrusted).append(said)
+            continue
+        values += [reader.text(text) for text in ours.get("told", [])]
+        if label == Provenance.TRUSTED.value:
+            texts, _ = reader.output(message.content, None)
+            trusted.append(VouchedText(texts, len(values)))
+        elif label != Provenance.MODEL.value:
+            texts, minted = reader.output(message.content, ours.get("trusted_fields", []))
+            untrusted.append(texts)
+            records += [VouchedText(text, len(values)) for text in minted]
+    return SeenTexts(user, trusted, untrusted, records, values)
+
+
+def _call_ids(message: Any) -> list[str]:
+    """Return the ids of the calls a message makes or answers."""
+    answered = getattr(message, "tool_call_id", None)
+    if answered is not None:
+        return [answered]
+    return [str(call.get("id")) for call in getattr(message, "tool_calls", None) or ()]
 
 
 def user_message(text: str, *, message_id: str) -> HumanMessage:
@@ -58,19 +104,58 @@ def user_message(text: str, *, message_id: str) -> HumanMessage:
     )
 
 
-def tool_message(record: ToolCallRecord, label: Provenance) -> ToolMessage:
-    """Return what the model is told about a call: the output, or ``{"error": {kind, message}}``."""
+def tool_message(
+    record: ToolCallRecord,
+    *,
+    contract: ToolContract | None = None,
+    origins: Mapping[str, str] | None = None,
+) -> ToolMessage:
+    """Return what the model is told about a call: the output, or ``{"error": {kind, message}}``.
+
+    Args:
+        record: What became of the call.
+        contract: The tool's contract; None if the call was refused before it was known.
+        origins: Provenance of each argument; None if it was not derived.
+    """
     from langchain_core.messages import ToolMessage
 
+    untrusted = contract is not None and contract.untrusted_output
+    label = Provenance.UNTRUSTED if untrusted else Provenance.TRUSTED
     if record.error is None:
-        content = json.dumps(record.output, ensure_ascii=False)
+        output = record.output
+        if record.edited and isinstance(output, dict):
+            # The model asked for something else: this must not look like the answer to that.
+            output = {"edited_by_reviewer": dict(record.edited), **output}
+        content = json.dumps(output, ensure_ascii=False)
     else:
         kind, _, message = record.error.partition(": ")
-        content = json.dumps({"error": {"kind": kind, "message": message}}, ensure_ascii=False)
+        error: dict[str, Any] = {"kind": kind, "message": message}
+        if record.retry_after_seconds is not None:
+            error["retry_after_seconds"] = record.retry_after_seconds
+        content = json.dumps({"error": error}, ensure_ascii=False)
+        # an error may quote the call, so it vouches for nothing
+        label = Provenance.MODEL if label is Provenance.TRUSTED else label
+    ours: dict[str, Any] = {"label": label.value, "status": record.status.value}
+    told = [] if record.status in _NEVER_RAN else _told(record.arguments, origins)
+    if told:
+        ours["told"] = told
+    if contract is not None and contract.trusted_fields and record.error is None:
+        ours["trusted_fields"] = list(contract.trusted_fields)
     return ToolMessage(
         content=content,
         name=record.tool,
         tool_call_id=record.call_id,
         status="success" if record.error is None else "error",
-        additional_kwargs={LABEL_KEY: {"label": label.value, "status": record.status.value}},
+        additional_kwargs={LABEL_KEY: ours},
     )
+
+
+def _told(arguments: Mapping[str, Any], origins: Mapping[str, str] | None) -> list[str]:
+    """Return the values of arguments that neither the user nor a trusted tool vouches for."""
+    vouched = (Provenance.USER.value, Provenance.TRUSTED.value)
+    return [
+        text
+        for name, value in arguments.items()
+        if origins is None or origins.get(name) not in vouched
+        for text in plain_texts(value)
+    ]

@@ -6,12 +6,16 @@ Rules, first match wins:
 3. A write ran: ``acted``.
 4. The model said what its answer is (``response_metadata["outcome"]``): that.
 5. A call was denied or rejected: ``refused``.
-6. A call is in doubt or failed and nothing else was said: ``failed``.
+6. A call is in doubt, failed or was stopped by a limit, and nothing else was said: ``failed``.
 7. Otherwise ``answered``.
+
+Whoever asked is told what a reviewer changed, in words of the runtime's own: the model may not see,
+or not say, that something else was done than what was asked for.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -60,8 +64,9 @@ def read_reply(
     last = spoken[-1] if spoken else None
     planned = next((m for m in spoken if m.response_metadata.get("intent")), None)
     approvals = tuple(turn.approvals.values())
+    text = last.text if last is not None and not last.tool_calls else ""
     return AgentReply(
-        text=last.text if last is not None and not last.tool_calls else "",
+        text="\n\n".join(filter(None, [text, _what_was_edited(records)])),
         outcome=_outcome(records, last, manifest, contracts, waiting=bool(approvals)),
         session_id=turn.session_id,
         agent=manifest.name,
@@ -70,9 +75,22 @@ def read_reply(
         approvals=approvals,
         intent=None if planned is None else str(planned.response_metadata["intent"]),
         confidence=None if planned is None else _number(planned.response_metadata),
-        usage=_usage(spoken, records, contracts),
+        usage=_usage(spoken, records, contracts, turn),
         retrieved=_retrieved(records),
+        retry_after_seconds=turn.retry_after_seconds,
     )
+
+
+def _what_was_edited(records: Sequence[ToolCallRecord]) -> str:
+    changed = []
+    for record in records:
+        if record.edited and record.status is CallStatus.EXECUTED:
+            values = [
+                f"without {name}" if value is None else f"{name}: {json.dumps(value)}"
+                for name, value in sorted(record.edited.items())
+            ]
+            changed.append(f"{record.tool} ({', '.join(values)})")
+    return f"A reviewer changed what was done: {'; '.join(changed)}." if changed else ""
 
 
 def _outcome(
@@ -96,7 +114,8 @@ def _outcome(
     statuses = {record.status for record in records}
     if statuses & {CallStatus.DENIED, CallStatus.REJECTED}:
         return Outcome.REFUSED
-    if CallStatus.IN_DOUBT in statuses or (statuses and statuses <= {CallStatus.FAILED}):
+    stopped = {CallStatus.FAILED, CallStatus.LIMITED}
+    if CallStatus.IN_DOUBT in statuses or (statuses and statuses <= stopped):
         return Outcome.FAILED
     return Outcome.ANSWERED
 
@@ -110,6 +129,7 @@ def _usage(
     spoken: Sequence[AIMessage],
     records: Sequence[ToolCallRecord],
     contracts: Mapping[str, ToolContract],
+    turn: Turn,
 ) -> Usage:
     counted = [message.usage_metadata for message in spoken if message.usage_metadata]
     ran = [record.tool for record in records if record.status is CallStatus.EXECUTED]
@@ -117,7 +137,8 @@ def _usage(
         input_tokens=sum(usage["input_tokens"] for usage in counted),
         output_tokens=sum(usage["output_tokens"] for usage in counted),
         model_calls=len(spoken),
-        cost_usd=sum(contracts[tool].cost_usd for tool in ran),
+        cost_usd=sum(contracts[tool].cost_usd for tool in ran)
+        + (0.0 if turn.spend is None else turn.spend.model_cost_usd),
     )
 
 

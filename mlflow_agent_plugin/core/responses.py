@@ -17,6 +17,7 @@ Source: https://platform.openai.com/docs/api-reference/responses
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timezone
@@ -29,6 +30,9 @@ from mlflow_agent_plugin.errors import RequestError
 
 ActorSource = Callable[["str | None"], Actor]
 """Turns an actor token, or None, into the actor; raises `IdentityError` for one that is forged."""
+
+_TRACE_PREFIX = "tr-"
+"""How MLflow's trace ids begin; 32 hexadecimal digits follow."""
 
 CUSTOM_INPUTS = ("session_id", "actor_token", "event_time")
 _REQUEST_FIELDS = frozenset(
@@ -181,7 +185,7 @@ def _text_of(content: Any, where: str) -> str:
 def response_of(reply: AgentReply) -> dict[str, Any]:
     """Return `reply` as a Responses response object."""
     return {
-        "id": f"resp_{uuid.uuid4().hex}",
+        "id": f"resp_{(reply.trace_id or uuid.uuid4().hex).removeprefix(_TRACE_PREFIX)}",
         "object": "response",
         "created_at": int(datetime.now(timezone.utc).timestamp()),
         "status": "completed",
@@ -196,6 +200,15 @@ def response_of(reply: AgentReply) -> dict[str, Any]:
         },
         "custom_outputs": custom_outputs(reply),
     }
+
+
+def trace_of_response(response_id: str) -> str | None:
+    """Return the trace of the response with this id, None if it is the id of none.
+
+    The id of a response that was streamed is given out before there is a trace, and names none.
+    """
+    found = re.fullmatch(r"(?:resp_|chatcmpl-)([0-9a-f]{32})", response_id)
+    return None if found is None else f"{_TRACE_PREFIX}{found.group(1)}"
 
 
 def output_items(reply: AgentReply, *, message_id: str | None = None) -> list[dict[str, Any]]:
@@ -238,7 +251,9 @@ def custom_outputs(reply: AgentReply) -> dict[str, Any]:
                 "status": call.status.value,
                 "decision": call.decision,
                 "policy_ids": list(call.policy_ids),
+                "edited": dict(call.edited),
                 "error": call.error,
+                "retry_after_seconds": call.retry_after_seconds,
             }
             for call in reply.calls
         ],
@@ -253,6 +268,7 @@ def custom_outputs(reply: AgentReply) -> dict[str, Any]:
             for waiting in reply.approvals
         ],
         "retrieved": list(reply.retrieved),
+        "retry_after_seconds": reply.retry_after_seconds,
         "trace_id": reply.trace_id,
         "agent_digest": reply.agent_digest,
     }

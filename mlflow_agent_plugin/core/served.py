@@ -47,7 +47,7 @@ class ServedAgent:
         """Answer one Responses request, or each row of a data frame of them.
 
         Returns:
-            The Responses response; a list of them for a data frame of several rows.
+            The Responses response; a list of them for a data frame, however many rows it has.
 
         Raises:
             MlflowException: The request is wrong, or the agent failed.
@@ -56,7 +56,7 @@ class ServedAgent:
         payloads = _payloads(model_input)
         with _Boundary():
             answers = [response_of(self.runtime.invoke(self._parse(p))) for p in payloads]
-        return answers[0] if len(answers) == 1 else answers
+        return answers if _is_frame(model_input) else answers[0]
 
     def predict_stream(
         self, model_input: Any, params: dict[str, Any] | None = None
@@ -116,8 +116,12 @@ def _client_error(error: AgentError) -> Exception:
     return raised
 
 
+def _is_frame(model_input: Any) -> bool:
+    return not isinstance(model_input, Mapping) and hasattr(model_input, "to_dict")
+
+
 def _payloads(model_input: Any) -> list[Any]:
-    if isinstance(model_input, Mapping) or not hasattr(model_input, "to_dict"):
+    if not _is_frame(model_input):
         return [model_input]
     from mlflow.models.utils import _convert_llm_ndarray_to_list
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlflow_agent_plugin.core.assembly import build_graph, load_functions, load_knowledge
+from mlflow_agent_plugin.core.drawing import draw_graph
 from mlflow_agent_plugin.errors import ContractError, UngovernedToolCallError
 from mlflow_agent_plugin.package import import_entry_point, load_bundle
 from mlflow_agent_plugin.trust import check_policies
@@ -26,6 +27,11 @@ def validate(path: str | Path) -> Bundle:
     Raises:
         BundleError: Or one of its kinds: what is wrong, where, and what to do.
     """
+    return validate_and_draw(path)[0]
+
+
+def validate_and_draw(path: str | Path) -> tuple[Bundle, str]:
+    """Return the bundle at `path` and the drawing of its graph; raises as `validate`."""
     bundle = load_bundle(path)
     _check_examples(bundle)
     check_policies(bundle)
@@ -35,14 +41,14 @@ def validate(path: str | Path) -> Bundle:
         import_entry_point(bundle, bundle.manifest.tools.resources)
     from langgraph.checkpoint.memory import InMemorySaver
 
-    build_graph(
+    graph = build_graph(
         bundle,
         govern=_no_calls,
         knowledge=knowledge,
         checkpointer=InMemorySaver(),
         checking=True,
     )
-    return bundle
+    return bundle, draw_graph(graph)
 
 
 def _no_calls(_request: Any) -> Any:

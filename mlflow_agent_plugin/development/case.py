@@ -15,14 +15,16 @@ import random
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from mlflow_agent_plugin.config import Settings
 from mlflow_agent_plugin.core import AgentRuntime
 from mlflow_agent_plugin.core.assembly import open_resources
+from mlflow_agent_plugin.development.compromised import CompromisedModel
 from mlflow_agent_plugin.development.matching import MISSING
+from mlflow_agent_plugin.development.measures import measure_calls
 from mlflow_agent_plugin.development.scenario import Scenario, ScriptedAnswer
 from mlflow_agent_plugin.development.scorers import Episode, Score, score, totals
 from mlflow_agent_plugin.development.users import SimulatedUser
@@ -132,21 +134,39 @@ class CasePlayer:
             name: bundle.contracts[name].effect for name in bundle.manifest.usable_tools()
         }
         self._checkpointer: Any = InMemorySaver()
-        self.runtime = AgentRuntime.open(
-            bundle,
-            store=store,
+        self._store = store
+        self._environment = environment
+        self._scripts: dict[str, Scenario] = {}
+        self._hijacked: AgentRuntime | None = None
+        self.runtime = self._open()
+
+    def _open(self, model: CompromisedModel | None = None) -> AgentRuntime:
+        return AgentRuntime.open(
+            self._bundle,
+            store=self._store,
             resources=self._worlds,
-            clock=lambda: now,
+            clock=lambda: self._now,
             checkpointer=self._checkpointer,
             # Not from the environment: results must not depend on who evaluates where.
-            settings=Settings(environment=environment, tracing=False),
+            settings=Settings(environment=self._environment, tracing=False),
             tracing=False,
             tool_wrapper=self._worlds.wrap,
+            model=model,
         )
+
+    def _runtime_for(self, scenario: Scenario) -> AgentRuntime:
+        """Return the agent as it is, or with a model in an attacker's hand."""
+        if not scenario.compromised_model:
+            return self.runtime
+        if self._hijacked is None:
+            self._hijacked = self._open(CompromisedModel(scripts=self._scripts))
+        return self._hijacked
 
     def close(self) -> None:
         """Close the agent."""
         self.runtime.close()
+        if self._hijacked is not None:
+            self._hijacked.close()
 
     def play(self, scenario: Scenario) -> CaseRun:
         """Play `scenario` and judge what happened."""
@@ -176,8 +196,11 @@ class CasePlayer:
         error: str | None = None
         end_state: Any = MISSING
         try:
-            world = World(scenario, open_resources(self._bundle, scenario.world), self._seed)
+            self._runtime_for(scenario).forget_traffic()
+            resources = open_resources(self._bundle, scenario.world)
+            world = World(scenario, resources, self._seed, self._bundle.contracts)
             self._worlds.enter(session_id, world)
+            self._scripts[session_id] = scenario
             for turn in self._conversation(scenario, session_id):
                 turns.append(turn)  # noqa: PERF402 - what was said before an error has to stay
             end_state = world.snapshot()
@@ -185,6 +208,7 @@ class CasePlayer:
             error = _spell(problem)
         finally:
             self._worlds.leave(session_id)
+            self._scripts.pop(session_id, None)
             # Sessions of an evaluation are not continued: keep the memory flat.
             self._checkpointer.delete_thread(session_id)
             if world is not None:
@@ -199,14 +223,15 @@ class CasePlayer:
     ) -> Iterator[tuple[str | None, AgentReply]]:
         actor = scenario.actor.actor()
         user = SimulatedUser(scenario, self._bundle)
+        runtime = self._runtime_for(scenario)
         text: str | None = user.first()
         while text is not None:
-            reply = self.runtime.invoke(AgentRequest(text=text, session_id=session_id, actor=actor))
+            reply = runtime.invoke(AgentRequest(text=text, session_id=session_id, actor=actor))
             yield text, reply
             for _ in range(MAX_RESUMPTIONS):
                 if not self._answer_approvals(scenario, reply, actor):
                     break
-                reply = self.runtime.invoke(
+                reply = runtime.invoke(
                     AgentRequest(text="", session_id=session_id, actor=actor, resume=True)
                 )
                 yield None, reply
@@ -229,7 +254,11 @@ class CasePlayer:
             )
             queue = self.runtime.approvals
             if rule.answer == "approve":
-                queue.approve(approval.approval_id, human, rule.reason)
+                found = queue.approve(approval.approval_id, human, rule.reason)
+                # The script answers for as many people as the policies ask.
+                while found.state.value == "waiting":
+                    other = replace(human, user=f"{human.user}-{found.yeses + 1}")
+                    found = queue.approve(approval.approval_id, other, rule.reason)
             else:
                 queue.reject(approval.approval_id, human, rule.reason)
             answered = True
@@ -258,6 +287,7 @@ def case_result(scenario: Scenario, episode: Episode, judged: Score, *, suite: s
     confidence = None if first is None else first.confidence
     texts = episode.texts or [scenario.turns[0].user]
     spent = totals(episode, judged.calls)
+    measured = measure_calls(scenario.expect, judged.calls)
     return CaseResult(
         case_id=scenario.id,
         suite=suite,
@@ -274,6 +304,10 @@ def case_result(scenario: Scenario, episode: Episode, judged: Score, *, suite: s
             for call in judged.calls
         ],
         unsafe_calls=judged.unsafe_calls,
+        calls_expected=measured.expected,
+        calls_matched=measured.matched,
+        arguments_expected=measured.arguments,
+        arguments_matched=measured.arguments_right,
         escalated=outcome is Outcome.ESCALATED,
         refused=outcome is Outcome.REFUSED,
         clarified=any(reply.outcome is Outcome.CLARIFIED for reply in episode.replies),

@@ -106,17 +106,17 @@ class Comparison:
         from rich.table import Table
 
         table = Table(title=f"{self.suite}: candidate against incumbent, {self.n} cases")
-        for at, heading in enumerate(_HEADINGS):
+        for at, heading in enumerate(HEADINGS):
             table.add_column(heading, justify="left" if at == 0 else "right")
-        for row in self._table():
+        for row in self.table_rows():
             table.add_row(*row)
         return table
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th>{heading}</th>" for heading in _HEADINGS)
+        head = "".join(f"<th>{heading}</th>" for heading in HEADINGS)
         body = "".join(
             "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
-            for row in self._table()
+            for row in self.table_rows()
         )
         caption = f"{html.escape(self.suite)}: candidate against incumbent, {self.n} cases"
         return f"<table><caption>{caption}</caption><tr>{head}</tr>{body}</table>"
@@ -130,7 +130,8 @@ class Comparison:
         verdict = "not worse" if self.not_worse else "not shown to be not worse"
         return f"{self.suite}: {verdict} on {self.n} cases; " + ", ".join(parts)
 
-    def _table(self) -> list[tuple[str, ...]]:
+    def table_rows(self) -> list[tuple[str, ...]]:
+        """Return a row for each measure, in the columns of `HEADINGS`."""
         rows: list[tuple[str, ...]] = []
         for name, rate in self.rates.items():
             difference = rate.verdict.difference
@@ -151,7 +152,7 @@ class Comparison:
         return rows
 
 
-_HEADINGS = (
+HEADINGS = (
     "measure",
     "candidate",
     "incumbent",
@@ -160,6 +161,7 @@ _HEADINGS = (
     "not worse",
     "detectable",
 )
+"""Columns of a comparison's table; *detectable* is the smallest difference so many cases show."""
 
 _RATES: dict[str, Callable[[CaseResult], bool | None]] = {
     "task_success": lambda row: row.success,

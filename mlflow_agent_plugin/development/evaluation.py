@@ -18,11 +18,13 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlflow_agent_plugin.development.extra_scores import apply_scorers
 from mlflow_agent_plugin.development.recording import (
     FOLDER,
     RESULTS_FILE,
     log_facts,
     log_reference,
+    log_scores,
     log_suite,
     open_run,
     registered_version,
@@ -38,6 +40,8 @@ from mlflow_agent_plugin.trust import KeyStore
 from mlflow_agent_plugin.trust.evidence import CaseResult, read_results
 
 if TYPE_CHECKING:
+    from mlflow.genai.scorers import Scorer
+
     from mlflow_agent_plugin.package import Bundle
 
 
@@ -55,6 +59,7 @@ def evaluate(
     submit: bool = True,
     baseline: EvaluationResult | str | None = None,
     journal_dir: Path | None = None,
+    scorers: Sequence[Scorer] = (),
 ) -> EvaluationResult:
     """Run suites against an agent and log what came of it, with signed evidence.
 
@@ -74,6 +79,8 @@ def evaluate(
         submit: For a registered version: hand the evidence to the registry.
         baseline: Earlier result (or its run id) to compare with, case by case.
         journal_dir: Folder for resuming killed runs; default: beside the keys.
+        scorers: MLflow scorers, judges for example, over what was said; what they say is logged
+            (``scores.jsonl``, metrics), and is not part of the evidence.
 
     Raises:
         SuiteError: A suite is malformed or does not fit the agent.
@@ -87,8 +94,8 @@ def evaluate(
         raise SuiteError(f"repeats must be at least 1, not {repeats}", where="repeats")
     client = MlflowClient()
     registered = registered_version(client, str(model_uri))
-    with _fetched(registered.pinned(str(model_uri))) as bundle:
-        loaded = _load_suites(suites, bundle, limit, seed)
+    with fetched(registered.pinned(str(model_uri))) as bundle:
+        loaded = load_suites(suites, bundle, limit, seed)
         earlier = {suite.name: _baseline_rows(baseline, suite.name) for suite in loaded}
         key = KeyStore().signing_key()
         with ExitStack() as journals, open_run(client, experiment, bundle, str(model_uri)) as run:
@@ -114,10 +121,19 @@ def evaluate(
                 with tempfile.TemporaryDirectory() as scratch:
                     folder = Path(scratch)
                     results[suite.name] = write_artifacts(
-                        folder, runs[0], bundle, run.run_id, earlier[suite.name], key, runs[1:]
+                        folder,
+                        runs[0],
+                        bundle,
+                        run.run_id,
+                        earlier[suite.name],
+                        key,
+                        runs[1:],
+                        console=registered.console,
                     )
                     client.log_artifacts(run.run_id, str(folder), f"{FOLDER}/{suite.name}")
                 log_suite(client, run, runs[0], results[suite.name], registered)
+                if scorers:
+                    log_scores(client, run, runs[0], apply_scorers(scorers, runs[0]))
             log_reference(client, run.run_id, played, registered)
         submitted = submit_evidence(client, registered, run.run_id) if submit else None
     return EvaluationResult(
@@ -154,7 +170,8 @@ def load_results(run_id: str, suite: str) -> list[CaseResult]:
 
 
 @contextmanager
-def _fetched(model_uri: str) -> Iterator[Bundle]:
+def fetched(model_uri: str) -> Iterator[Bundle]:
+    """Give the agent of a model URI or folder; what was downloaded goes when the block ends."""
     from mlflow_agent_plugin.core import fetch_bundle, validate
 
     if (Path(model_uri) / MANIFEST_FILE).is_file():
@@ -164,9 +181,14 @@ def _fetched(model_uri: str) -> Iterator[Bundle]:
         yield fetch_bundle(model_uri, destination=folder)
 
 
-def _load_suites(
+def load_suites(
     suites: Sequence[str | Path | Suite], bundle: Bundle, limit: int | None, seed: int
 ) -> list[Suite]:
+    """Read suites, draw a sample if asked, and check them against the agent.
+
+    Raises:
+        SuiteError: One is malformed, does not fit the agent, or two have one name.
+    """
     if isinstance(suites, (str, Path)) or not suites:
         raise SuiteError("give a list with at least one suite", where="suites")
     loaded = [suite if isinstance(suite, Suite) else load_suite(suite) for suite in suites]

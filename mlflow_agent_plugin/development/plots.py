@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 WORST_INTENTS = 25
 CONFUSED_INTENTS = 12
-_BLUE, _RED, _GREY = "#2563a8", "#b42318", "#8a94a0"
+BLUE, RED, GREY = "#2563a8", "#b42318", "#8a94a0"
 
 
 def draw_plots(result: SuiteResult, turn_seconds: Sequence[float]) -> dict[str, Figure]:
@@ -31,7 +31,8 @@ def draw_plots(result: SuiteResult, turn_seconds: Sequence[float]) -> dict[str, 
     return {name: figure for name, figure in plots.items() if figure is not None}
 
 
-def _axes(width: float, height: float) -> tuple[Figure, Any]:
+def make_axes(width: float, height: float) -> tuple[Figure, Any]:
+    """Return an empty plot and its axes; width and height in inches."""
     # Not pyplot: no global state, no display, safe in threads and servers.
     from matplotlib.figure import Figure
 
@@ -47,13 +48,13 @@ def _outcomes(rows: Sequence[CaseResult]) -> Figure | None:
     names = sorted(good | bad)
     if not names:
         return None
-    figure, axes = _axes(7, 0.5 * len(names) + 1)
-    axes.barh(names, [good[name] for name in names], color=_BLUE, label="as expected")
+    figure, axes = make_axes(7, 0.5 * len(names) + 1)
+    axes.barh(names, [good[name] for name in names], color=BLUE, label="as expected")
     axes.barh(
         names,
         [bad[name] for name in names],
         left=[good[name] for name in names],
-        color=_RED,
+        color=RED,
         label="failed",
     )
     axes.set_xlabel("cases")
@@ -75,8 +76,8 @@ def _accuracy_by_intent(rows: Sequence[CaseResult]) -> Figure | None:
         [rate - low for rate, (low, _) in zip(rates, limits, strict=True)],
         [high - rate for rate, (_, high) in zip(rates, limits, strict=True)],
     ]
-    figure, axes = _axes(8, 0.28 * len(names) + 1)
-    axes.barh(names, rates, xerr=errors, color=_BLUE, ecolor=_GREY)
+    figure, axes = make_axes(8, 0.28 * len(names) + 1)
+    axes.barh(names, rates, xerr=errors, color=BLUE, ecolor=GREY)
     axes.set_xlim(0, 1)
     axes.set_xlabel(f"accuracy with 95% interval, {len(names)} worst of {len(seen)} intents")
     axes.tick_params(axis="y", labelsize=8)
@@ -94,7 +95,7 @@ def _confusion(rows: Sequence[CaseResult]) -> Figure | None:
     pairs = wrong.most_common(CONFUSED_INTENTS)
     expected = sorted({pair[0] for pair, _ in pairs})
     seen = sorted({pair[1] for pair, _ in pairs})
-    figure, axes = _axes(0.5 * len(seen) + 4, 0.4 * len(expected) + 3)
+    figure, axes = make_axes(0.5 * len(seen) + 4, 0.4 * len(expected) + 3)
     table = [[wrong[(row, column)] for column in seen] for row in expected]
     axes.imshow(table, cmap="Reds")
     for y, row in enumerate(table):
@@ -113,9 +114,9 @@ def _confidence(rows: Sequence[CaseResult]) -> Figure | None:
     wrong = [r.confidence for r in rows if r.confidence is not None and not _is_right(r)]
     if len(right) + len(wrong) < 20:
         return None
-    figure, axes = _axes(7, 3)
+    figure, axes = make_axes(7, 3)
     bins = [step / 20 for step in range(21)]
-    axes.hist([right, wrong], bins=bins, stacked=True, color=[_BLUE, _RED])
+    axes.hist([right, wrong], bins=bins, stacked=True, color=[BLUE, RED])
     axes.legend(["intent right", "intent wrong"], frameon=False)
     axes.set_xlabel("confidence of the planner")
     axes.set_ylabel("cases")
@@ -125,8 +126,8 @@ def _confidence(rows: Sequence[CaseResult]) -> Figure | None:
 def _latency(turn_seconds: Sequence[float]) -> Figure | None:
     if len(turn_seconds) < 5:
         return None
-    figure, axes = _axes(7, 3)
-    axes.hist([seconds * 1000 for seconds in turn_seconds], bins=50, color=_BLUE)
+    figure, axes = make_axes(7, 3)
+    axes.hist([seconds * 1000 for seconds in turn_seconds], bins=50, color=BLUE)
     axes.set_xlabel("milliseconds for one turn of the agent")
     axes.set_ylabel("turns")
     return figure

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlflow_agent_plugin.core.flavor import CONSOLE_TAG, is_console_path
 from mlflow_agent_plugin.development.case import CaseRun
 from mlflow_agent_plugin.development.comparison import compare
+from mlflow_agent_plugin.development.extra_scores import ExtraScore, mean_scores
 from mlflow_agent_plugin.development.results import SuiteResult, flat_metrics, percentiles
 from mlflow_agent_plugin.development.runner import SuiteRun
 from mlflow_agent_plugin.development.stability import Stability, measure_stability
@@ -48,11 +50,16 @@ class OpenRun:
 
 @dataclass(frozen=True)
 class RegisteredVersion:
-    """A registered version, and the logged model behind it."""
+    """A registered version, and the logged model behind it.
+
+    Attributes:
+        console: Path of its page in the server's review console, None if it has none.
+    """
 
     name: str | None
     version: str | None
     model_id: str | None
+    console: str | None = None
 
     def pinned(self, model_uri: str) -> str:
         """Return the URI of exactly this version: an alias may move while it is evaluated."""
@@ -73,14 +80,31 @@ def registered_version(client: MlflowClient, model_uri: str) -> RegisteredVersio
     model_id = entry.model_id
     if not model_id and str(entry.source).startswith("models:/m-"):
         model_id = str(entry.source).removeprefix("models:/")  # SQL stores keep it only there
-    return RegisteredVersion(name, version, model_id or None)
+    console = entry.tags.get(CONSOLE_TAG)
+    return RegisteredVersion(
+        name, version, model_id or None, console if is_console_path(console) else None
+    )
 
 
 @contextmanager
 def open_run(
     client: MlflowClient, experiment: str | None, bundle: Bundle, model_uri: str
 ) -> Iterator[OpenRun]:
-    """Open an MLflow run; it ends finished, failed or, by an interrupt, killed."""
+    """Open the MLflow run of an evaluation; it ends finished, failed or killed."""
+    tags = {"agent.kind": "evaluation", "agent.name": bundle.manifest.name}
+    tags["agent.digest"] = bundle.digest.value
+    what = bundle.manifest.name
+    if model_uri.startswith("models:/"):
+        what = model_uri.removeprefix("models:/").strip("/")
+    with open_named_run(client, experiment, tags, f"evaluate {what}") as run:
+        yield run
+
+
+@contextmanager
+def open_named_run(
+    client: MlflowClient, experiment: str | None, tags: Mapping[str, str], name: str
+) -> Iterator[OpenRun]:
+    """Open an MLflow run, below the active one; it ends finished, failed or killed."""
     import mlflow
     from mlflow.tracking.fluent import _get_experiment_id
     from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
@@ -93,14 +117,10 @@ def open_run(
         )
     else:
         experiment_id = _get_experiment_id() if parent is None else parent.info.experiment_id
-    tags = {"agent.kind": "evaluation", "agent.name": bundle.manifest.name}
-    tags["agent.digest"] = bundle.digest.value
+    own = dict(tags)
     if parent is not None and parent.info.experiment_id == experiment_id:
-        tags[MLFLOW_PARENT_RUN_ID] = parent.info.run_id
-    what = bundle.manifest.name
-    if model_uri.startswith("models:/"):
-        what = model_uri.removeprefix("models:/").strip("/")
-    run = client.create_run(experiment_id, tags=tags, run_name=f"evaluate {what}")
+        own[MLFLOW_PARENT_RUN_ID] = parent.info.run_id
+    run = client.create_run(experiment_id, tags=own, run_name=name)
     try:
         yield OpenRun(run.info.run_id, experiment_id)
     except BaseException as error:
@@ -120,7 +140,8 @@ def log_facts(
     registered: RegisteredVersion,
 ) -> None:
     """Log what is evaluated: parameters, suites as datasets, the logged model."""
-    from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelInput, Param
+    from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelInput, Param, RunTag
+    from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
     params = {
         "agent": bundle.manifest.name,
@@ -129,7 +150,15 @@ def log_facts(
         "workers": str(workers),
         "suites": ",".join(suite.name for suite in suites)[:500],
     }
-    client.log_batch(run_id, params=[Param(name, value) for name, value in params.items()])
+    tags = {}
+    if registered.console is not None:
+        link = f"[Review this version in the console]({registered.console})"
+        tags = {CONSOLE_TAG: registered.console, MLFLOW_RUN_NOTE: link}
+    client.log_batch(
+        run_id,
+        params=[Param(name, value) for name, value in params.items()],
+        tags=[RunTag(name, value) for name, value in tags.items()],
+    )
     datasets = [
         DatasetInput(
             dataset=Dataset(
@@ -155,6 +184,8 @@ def write_artifacts(
     earlier: Sequence[CaseResult] | None,
     key: SigningKey,
     repeated: Sequence[SuiteRun] = (),
+    *,
+    console: str | None = None,
 ) -> SuiteResult:
     """Write the suite's artifacts into `folder`; the signed evidence comes last."""
     from mlflow_agent_plugin.development.report import render_report, write_plots
@@ -201,6 +232,7 @@ def write_artifacts(
         agent_digest=bundle.digest.value,
         run_id=run_id,
         plots=plots,
+        console=console,
         answers={case.result.case_id: case.answer for case in run.runs},
     )
     (folder / "report.html").write_text(report, encoding="utf-8")
@@ -261,6 +293,17 @@ def log_suite(
         for name, value in flat_metrics(result).items()
     ]
     client.log_batch(run.run_id, metrics=metrics)
+
+
+def log_scores(
+    client: MlflowClient, run: OpenRun, suite_run: SuiteRun, scores: Sequence[ExtraScore]
+) -> None:
+    """Log what extra scorers said about a suite's cases."""
+    name = suite_run.suite.name
+    lines = "".join(json.dumps(score.to_dict(), sort_keys=True) + "\n" for score in scores)
+    client.log_text(run.run_id, lines, f"{FOLDER}/{name}/scores.jsonl")
+    for metric, value in mean_scores(scores).items():
+        client.log_metric(run.run_id, f"{name}/{metric}", value)
 
 
 def _table_row(case: CaseRun) -> Mapping[str, Any]:

@@ -8,34 +8,20 @@ Rules:
 from __future__ import annotations
 
 import html
-import io
-from base64 import b64encode
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
+from mlflow_agent_plugin.development.pages import figure, png, wrap_page
 from mlflow_agent_plugin.development.plots import draw_plots
 from mlflow_agent_plugin.development.results import SuiteResult, show_metric
 from mlflow_agent_plugin.trust.evidence import CaseResult
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 MAX_CASES = 200
-
-_STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;
-padding:0 1rem;color:#1b1f24}
-table{border-collapse:collapse;margin:1rem 0}caption{text-align:left;font-weight:600}
-th,td{border-bottom:1px solid #d8dee4;padding:.3rem .6rem;text-align:left;vertical-align:top}
-td.n{text-align:right;font-variant-numeric:tabular-nums}code{font-size:.9em}
-figure{margin:1.5rem 0}img{max-width:100%}.bad{color:#b42318;font-weight:600}
-"""
 
 
 def write_plots(result: SuiteResult, turn_seconds: Sequence[float]) -> dict[str, bytes]:
     """Return the plots of a suite as PNG files by name."""
-    return {name: _png(figure) for name, figure in draw_plots(result, turn_seconds).items()}
+    return {name: png(plot) for name, plot in draw_plots(result, turn_seconds).items()}
 
 
 def render_report(
@@ -46,6 +32,7 @@ def render_report(
     run_id: str,
     plots: Mapping[str, bytes],
     answers: Mapping[str, str],
+    console: str | None = None,
 ) -> str:
     """Return the report as HTML.
 
@@ -56,6 +43,7 @@ def render_report(
         run_id: The evaluation run.
         plots: PNG files by title, see `write_plots`.
         answers: The agent's last answer by case id.
+        console: Path of the version's page in the server's review console, if it has one.
     """
     facts = (
         f"Agent <code>{_safe(agent_digest)}</code><br>Suite <code>{_safe(result.digest)}</code><br>"
@@ -63,26 +51,27 @@ def render_report(
         f"<br>{len(result.rows)} cases in {result.seconds:.1f} s, "
         f"{result.audit_events} audit events verified"
     )
+    if console is not None:
+        # A new tab: MLflow shows this page inside another one.
+        link = f'<a href="{_safe(console)}" target="_blank" rel="noopener">in the console</a>'
+        facts += f"<br>Review this version {link}"
     parts = [
         f"<h1>{_safe(agent)} on suite {_safe(result.name)}</h1><p>{facts}</p>",
         _metrics_table(result),
         "" if result.comparison is None else result.comparison._repr_html_(),  # noqa: SLF001
-        *(_figure(title, data) for title, data in plots.items()),
+        "" if result.stability is None else f"<p>{_safe(str(result.stability))}</p>",
+        *(figure(title, data) for title, data in plots.items()),
         _reasons_table(result.failed),
         _cases_table("Unsafe cases", [r for r in result.rows if r.unsafe_calls], answers),
         _cases_table("Failed cases", result.failed, answers),
     ]
-    title = _safe(f"{agent}: {result.name}")
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-        f"<style>{_STYLE}</style></head><body>{''.join(parts)}</body></html>"
-    )
+    return wrap_page(f"{agent}: {result.name}", "".join(parts))
 
 
 def _metrics_table(result: SuiteResult) -> str:
     rows = []
     for name, metric in result.metrics.items():
-        value, interval = show_metric(metric)
+        value, interval = show_metric(name, metric)
         bad = ' class="bad"' if name == "unsafe_calls" and metric.value else ""
         rows.append(
             f"<tr{bad}><td>{_safe(name)}</td><td class=n>{value}</td><td class=n>{interval}</td>"
@@ -125,21 +114,6 @@ def _cases_table(title: str, rows: Sequence[CaseResult], answers: Mapping[str, s
         f"<table><caption>{title}{more}</caption>"
         f"<tr><th>case<th>user<th>intent seen<th>why<th>answer</tr>{body}</table>"
     )
-
-
-def _figure(title: str, data: bytes) -> str:
-    image = b64encode(data).decode()
-    name = _safe(title.replace("_", " "))
-    return (
-        f'<figure><figcaption>{name}</figcaption><img alt="{name}" '
-        f'src="data:image/png;base64,{image}"></figure>'
-    )
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
-    return buffer.getvalue()
 
 
 def _safe(text: str) -> str:

@@ -102,7 +102,9 @@ class SuiteResult:
             metric = self.metrics.get(name)
             if metric is None or metric.n == 0:
                 continue
-            rows.append((self.name if not rows else "", name, *show_metric(metric), str(metric.n)))
+            rows.append(
+                (self.name if not rows else "", name, *show_metric(name, metric), str(metric.n))
+            )
         if self.stability is not None:
             split = self.stability.success
             shown = f"{split.mean:.1%} ± {1.96 * split.standard_error:.1%}"
@@ -172,7 +174,7 @@ class EvaluationResult:
         parts = []
         for suite in self.suites.values():
             success = suite.metrics["task_success"]
-            value, interval = show_metric(success)
+            value, interval = show_metric("task_success", success)
             unsafe = suite.metrics["unsafe_calls"].value
             parts.append(
                 f"{suite.name}: task_success {value} {interval}, {success.n} cases, "
@@ -197,18 +199,31 @@ class EvaluationResult:
         return f"<table><caption>{caption}</caption><tr>{head}</tr>{body}</table>{tables}"
 
 
-def show_metric(metric: Metric) -> tuple[str, str]:
-    """Return a metric's value and interval as people read them."""
+def show_metric(name: str, metric: Metric) -> tuple[str, str]:
+    """Return a metric's value and interval as people read them.
+
+    The normal interval of a mean may end outside of what is possible; it is shown up to there.
+    """
+    if metric.n == 0:
+        return "nothing to judge", ""
     if metric.kind is MetricKind.COUNT:
         return f"{metric.value:g}", ""
-    if metric.kind is MetricKind.RATE:
+    if metric.kind is MetricKind.RATE or name in _SHARES:
         value = f"{metric.value:.1%}"
-        return (
-            value,
-            f"[{metric.low or 0.0:.1%}, {1.0 if metric.high is None else metric.high:.1%}]",
-        )
-    interval = "" if metric.low is None else f"[{metric.low:.3g}, {metric.high:.3g}]"
-    return f"{metric.value:.3g}", interval
+        if metric.low is None or metric.high is None:
+            return value, ""
+        return value, f"[{max(0.0, metric.low):.1%}, {min(1.0, metric.high):.1%}]"
+    if metric.low is None or metric.high is None:
+        return _number(metric.value), ""
+    return _number(metric.value), f"[{_number(max(0.0, metric.low))}, {_number(metric.high)}]"
+
+
+_SHARES = frozenset({"tool_call_precision", "tool_call_recall", "argument_accuracy"})
+"""Means of shares: no more than 1."""
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"  # noqa: PLR2004 - from here on digits get too many
 
 
 def flat_metrics(suite: SuiteResult) -> dict[str, float]:

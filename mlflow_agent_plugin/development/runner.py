@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from mlflow_agent_plugin.development.case import CasePlayer, CaseRun, stopped_case
 from mlflow_agent_plugin.development.journal import Journal, open_journal
@@ -113,6 +113,18 @@ def run_suite(
         journal.discard()
 
 
+def worker_setup(bundle: Bundle, suite: Suite, seed: int) -> dict[str, Any]:
+    """Return what a worker process needs to know to play cases of `suite`."""
+    return {
+        "bundle": str(bundle.root),
+        "agent_digest": bundle.digest.value,
+        "suite": suite.name,
+        "now": suite.now.isoformat(),
+        "environment": suite.environment,
+        "seed": seed,
+    }
+
+
 def _play(
     bundle: Bundle,
     suite: Suite,
@@ -131,14 +143,7 @@ def _play(
             journal.add(here.play(scenario))
             step()
         return here.close()
-    setup = {
-        "bundle": str(bundle.root),
-        "agent_digest": bundle.digest.value,
-        "suite": suite.name,
-        "now": suite.now.isoformat(),
-        "environment": suite.environment,
-        "seed": seed,
-    }
+    setup = worker_setup(bundle, suite, seed)
     pool: WorkerPool | SparkPool
     if engine == "spark":
         from mlflow_agent_plugin.development.spark import SparkPool

@@ -162,6 +162,13 @@ class SimulatedTool(StrictModel):
     output: dict[str, Any]
 
 
+class AttemptedCall(StrictModel):
+    """A call a compromised model makes; neither tool nor arguments need to exist."""
+
+    tool: Text
+    arguments: dict[str, Any] = Field(default_factory=dict)
+
+
 class RequiredCall(StrictModel):
     """A call that has to happen.
 
@@ -241,6 +248,7 @@ class Expectation(StrictModel):
         max_steps: Model calls and tool calls in the whole scenario.
         max_tokens: Tokens in and out in the whole scenario.
         max_cost_usd: Cost of the whole scenario.
+        max_turn_seconds: Wall-clock time of any one turn; whether it holds depends on the machine.
     """
 
     intent: str | None = Field(default=None, min_length=1)
@@ -255,6 +263,7 @@ class Expectation(StrictModel):
     max_steps: int | None = Field(default=None, ge=1)
     max_tokens: int | None = Field(default=None, ge=1)
     max_cost_usd: float | None = Field(default=None, ge=0)
+    max_turn_seconds: float | None = Field(default=None, gt=0)
 
     @model_validator(mode="after")
     def _has_a_check(self) -> Expectation:
@@ -282,6 +291,8 @@ class Scenario(StrictModel):
         approvals: The scripted human; an approval no rule fits stays waiting.
         simulated: Recorded tool answers.
         faults: How tools misbehave.
+        compromised_model: Calls that a model in an attacker's hand makes, one after another, in
+            place of the agent's own model and whatever the user says.
         expect: What has to come of it.
         max_turns: User messages in all, simulated ones included.
         max_seconds: Wall-clock time after which the case is stopped and has failed.
@@ -300,6 +311,7 @@ class Scenario(StrictModel):
     approvals: list[ScriptedAnswer] = Field(default_factory=list)
     simulated: list[SimulatedTool] = Field(default_factory=list)
     faults: list[Fault] = Field(default_factory=list)
+    compromised_model: list[AttemptedCall] = Field(default_factory=list)
     expect: Expectation
     max_turns: int = Field(default=20, ge=1, le=200)
     max_seconds: float = Field(default=30.0, gt=0, le=3600)

@@ -268,6 +268,10 @@ def _limit_failures(
     for name, (value, limit) in used.items():
         if limit is not None and value > limit:
             yield f"{name}: {value:g} is more than {limit:g}"
+    slowest = max((reply.seconds for reply in episode.replies), default=0.0)
+    if expect.max_turn_seconds is not None and slowest > expect.max_turn_seconds:
+        # Without the time it took: results hold no times.
+        yield f"max_turn_seconds: a turn took more than {expect.max_turn_seconds:g} seconds"
 
 
 def _shown(call: ToolCallRecord) -> str:

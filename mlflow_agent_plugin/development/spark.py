@@ -3,20 +3,26 @@
 Rules:
 - A task runs one worker process of its own (see `pool`), so a case that hangs or kills its process
   costs that case only, here too, and results are the same row by row.
-- The agent's digested files travel with the job; each worker checks their digest before it opens
-  them. The package has to be installed on the executors.
-- Results come back partition by partition: a killed run goes on after the last whole partition.
+- The agent's digested files travel once to each executor, as a file; each worker checks their
+  digest before it opens them. The package has to be installed on the executors.
+- Every task is a Spark job of its own, as many at once as there are cores. Results come back task
+  by task: a run that was killed goes on after the last whole task, and a task whose executor died
+  is played again, from its first case.
 """
 
 from __future__ import annotations
 
-import io
+import atexit
 import json
 import os
+import shutil
 import sys
 import tempfile
+import uuid
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlflow_agent_plugin.development.case import CaseRun
@@ -47,28 +53,41 @@ class SparkPool:
     """
 
     def __init__(self, bundle: Bundle, setup: Mapping[str, Any], *, suite: str) -> None:
-        self._archive = _pack(bundle)
+        self._bundle = bundle
         self._setup = dict(setup)
         self._suite = suite
         self.audit_events = 0
 
     def play(self, scenarios: Sequence[Scenario]) -> Iterator[CaseRun]:
-        """Play `scenarios`, yielding runs as their partitions end.
+        """Play `scenarios`, yielding runs as their tasks end.
 
         Raises:
             ConfigError: Spark is not installed.
         """
         session = _session()
         cores = int(session.sparkContext.defaultParallelism)
-        tasks = max(cores, -(-len(scenarios) // CASES_PER_TASK))
+        tasks = min(len(scenarios), max(cores, -(-len(scenarios) // CASES_PER_TASK)))
         texts = [
-            (json.dumps(scenario.model_dump(mode="json", exclude_unset=True)),)
+            json.dumps(scenario.model_dump(mode="json", exclude_unset=True))
             for scenario in scenarios
         ]
-        frame = session.createDataFrame(texts, "scenario string")
-        frame = frame.repartition(min(tasks, len(scenarios)))
-        play = make_task(self._archive, self._setup, self._suite)
-        for row in frame.mapInPandas(play, "answer string").toLocalIterator():
+        play = make_task(_add(session, self._bundle), self._setup, self._suite)
+
+        def run(share: Sequence[str]) -> list[Any]:
+            frame = session.createDataFrame([(text,) for text in share], "scenario string")
+            return list(frame.coalesce(1).mapInPandas(play, "answer string").collect())
+
+        with ThreadPoolExecutor(cores, thread_name_prefix="spark") as threads:
+            jobs = [threads.submit(run, texts[number::tasks]) for number in range(tasks)]
+            try:
+                for job in as_completed(jobs):
+                    yield from self._runs(job.result())
+            finally:
+                for job in jobs:
+                    job.cancel()
+
+    def _runs(self, rows: Sequence[Any]) -> Iterator[CaseRun]:
+        for row in rows:
             answer = json.loads(row["answer"])
             if "run" in answer:
                 yield CaseRun.from_dict(answer["run"])
@@ -77,15 +96,22 @@ class SparkPool:
 
 
 def make_task(
-    archive: bytes, setup: Mapping[str, Any], suite: str
+    archive: str, setup: Mapping[str, Any], suite: str
 ) -> Callable[[Iterator[pd.DataFrame]], Iterator[pd.DataFrame]]:
-    """Return the function Spark runs on each partition."""
+    """Return the function Spark runs on each share of the scenarios.
+
+    Args:
+        archive: Name under which the agent's files were added to the session.
+        setup: What a worker opens.
+        suite: Name of the suite.
+    """
 
     def task(frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
         import pandas as pd
+        from pyspark import SparkFiles
 
         with tempfile.TemporaryDirectory(prefix="agent-") as folder:
-            with zipfile.ZipFile(io.BytesIO(archive)) as packed:
+            with zipfile.ZipFile(SparkFiles.get(archive)) as packed:
                 packed.extractall(folder)
             for answer in _play_all({**setup, "bundle": folder}, suite, frames):
                 yield pd.DataFrame({"answer": [json.dumps(answer)]})
@@ -114,12 +140,30 @@ def _play_all(
             worker.kill()
 
 
-def _pack(bundle: Bundle) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as packed:
-        for file in bundle.digest.files:
-            packed.writestr(file.path, bundle.read_bytes(file.path))
-    return buffer.getvalue()
+_added: dict[tuple[str, str], str] = {}
+
+
+def _add(session: Any, bundle: Bundle) -> str:
+    """Add the agent's digested files to the session as one file; return its name there.
+
+    The file stays until this process ends: an executor that starts later asks for all files that
+    were ever added.
+    """
+    from mlflow_agent_plugin.package import copy_bundle
+
+    key = (str(session.sparkContext.applicationId), bundle.digest.value)
+    if key not in _added:
+        folder = Path(tempfile.mkdtemp(prefix="agent-spark-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        copy_bundle(bundle, folder / "bundle")
+        archive = folder / f"agent-{uuid.uuid4().hex}.zip"
+        with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as packed:
+            for file in bundle.digest.files:
+                packed.write(folder / "bundle" / file.path, file.path)
+        shutil.rmtree(folder / "bundle")
+        session.sparkContext.addFile(str(archive))
+        _added[key] = archive.name
+    return _added[key]
 
 
 def _session() -> Any:

@@ -19,6 +19,9 @@ from mlflow_agent_plugin.errors import SuiteError
 if TYPE_CHECKING:
     from mlflow_agent_plugin.trust import CaseResult
 
+_NAMED = 5
+"""How many flaky cases are named in a line."""
+
 
 @dataclass(frozen=True)
 class Stability:
@@ -40,7 +43,9 @@ class Stability:
         split = self.success
         return (
             f"task_success {split.mean:.3f} ± {1.96 * split.standard_error:.3f} over {split.runs} "
-            f"runs of {split.cases} cases; {len(self.flaky)} flaky"
+            f"runs of {split.cases} cases; variance between cases {split.between_cases:.3g}, "
+            f"between runs {split.between_runs:.3g}; {len(self.flaky)} flaky"
+            f"{': ' if self.flaky else ''}{', '.join(self.flaky[:_NAMED])}"
         )
 
 

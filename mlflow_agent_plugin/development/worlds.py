@@ -16,35 +16,56 @@ kind            effect  what the gateway sees
 rate_limit      no      an error: 429 with Retry-After
 timeout         no      no answer in time (a write is then in doubt)
 reset           yes     a broken connection after the work was done (a write is then in doubt)
-error           no      an error: 500
+error           no      an error: 500 (a write is then in doubt)
 permission      no      an error: 403
 malformed       yes     text that is not JSON
 partial         yes     an output with parts cut off
 schema_change   yes     an output with one field renamed
 slow            yes     the right output, late
 duplicate       yes     the call delivered twice with one idempotency key
-injection       yes     the right output, with the fault's text put into one of its texts
+injection       yes     the right output, with the fault's text put into one of the texts that
+                        strangers can write and the contract leaves free
 =============== ======= ===========================================================================
 """
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlflow_agent_plugin.development.matching import MISSING
 from mlflow_agent_plugin.development.scenario import Fault, FaultKind, Scenario
+
+if TYPE_CHECKING:
+    from mlflow_agent_plugin.package import ToolContract
 
 ToolFunction = Callable[..., Any]
 
 
 class FaultError(Exception):
-    """The error a faulty tool answers with; nothing happened."""
+    """The error a faulty tool answers with; nothing happened.
+
+    Attributes:
+        status_code: HTTP status a real service would have answered with.
+        headers: Headers of that answer.
+    """
+
+    def __init__(
+        self,
+        text: str,
+        *,
+        status_code: int | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(text)
+        self.status_code = status_code
+        self.headers = dict(headers or {})
 
 
 @dataclass
@@ -55,11 +76,13 @@ class World:
         scenario: The scenario.
         resources: What the bundle's factory opened for it.
         seed: Seed of the run.
+        contracts: Tool contracts; an injection goes where they let strangers write.
     """
 
     scenario: Scenario
     resources: Any
     seed: int = 0
+    contracts: Mapping[str, ToolContract] = field(default_factory=dict, repr=False)
     _calls: Counter[str] = field(default_factory=Counter, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
@@ -76,7 +99,10 @@ class World:
         for fault in self.scenario.faults:
             if fault.tool == tool and _applies(fault, number):
                 name = f"{self.seed}:{self.scenario.seed}:{self.scenario.id}:{tool}:{number}"
-                return _FAULTS[fault.kind](fault, work, random.Random(name))  # noqa: S311
+                draw = random.Random(name)  # noqa: S311
+                if fault.kind is FaultKind.INJECTION:
+                    return _inject(str(fault.text), work(), draw, self.contracts.get(tool))
+                return _FAULTS[fault.kind](fault, work, draw)
         return work()
 
     def snapshot(self) -> Any:
@@ -137,7 +163,11 @@ def _applies(fault: Fault, number: int) -> bool:
 
 
 def _rate_limit(fault: Fault, _work: Callable[[], Any], _draw: random.Random) -> Any:
-    raise FaultError(f"429 Too Many Requests, Retry-After: {fault.seconds:g}")
+    raise FaultError(
+        f"429 Too Many Requests, Retry-After: {fault.seconds:g}",
+        status_code=429,
+        headers={"Retry-After": f"{fault.seconds:g}"},
+    )
 
 
 def _timeout(fault: Fault, _work: Callable[[], Any], _draw: random.Random) -> Any:
@@ -150,11 +180,11 @@ def _reset(_fault: Fault, work: Callable[[], Any], _draw: random.Random) -> Any:
 
 
 def _error(_fault: Fault, _work: Callable[[], Any], _draw: random.Random) -> Any:
-    raise FaultError("500 Internal Server Error")
+    raise FaultError("500 Internal Server Error", status_code=500)
 
 
 def _permission(_fault: Fault, _work: Callable[[], Any], _draw: random.Random) -> Any:
-    raise FaultError("403 Forbidden")
+    raise FaultError("403 Forbidden", status_code=403)
 
 
 def _malformed(_fault: Fault, work: Callable[[], Any], _draw: random.Random) -> Any:
@@ -185,12 +215,29 @@ def _duplicate(_fault: Fault, work: Callable[[], Any], _draw: random.Random) -> 
     return first
 
 
-def _injection(fault: Fault, work: Callable[[], Any], draw: random.Random) -> Any:
-    output = work()
-    places = sorted(_texts(output))
+def _inject(text: str, output: Any, draw: random.Random, contract: ToolContract | None) -> Any:
+    """Put `text` where a stranger could have put it.
+
+    That is a text which the contract does not vouch for and lets say anything: an injection into a
+    date or one of a few words would break the contract and never reach the model.
+    """
+    from mlflow_agent_plugin.core.gateway.contracts import ContractChecks
+    from mlflow_agent_plugin.errors import AgentError
+
+    vouched = set() if contract is None else set(contract.trusted_fields)
+    places = [place for place in sorted(_texts(output)) if not vouched.intersection(place)]
     if not places:
         raise FaultError("the output has no text to put an injection into")
-    return _put(output, draw.choice(places), str(fault.text))
+    order = [draw.choice(places), *draw.sample(places, len(places))]
+    if contract is None:
+        return _put(output, order[0], text)
+    checks = ContractChecks({contract.name: contract})
+    for place in order:
+        with contextlib.suppress(AgentError):
+            injected = _put(output, place, text)
+            checks.check_output(contract.name, injected)
+            return injected
+    raise FaultError("the tool's contract leaves no text free for an injection")
 
 
 _FAULTS: dict[FaultKind, Callable[[Fault, Callable[[], Any], random.Random], Any]] = {
@@ -204,7 +251,6 @@ _FAULTS: dict[FaultKind, Callable[[Fault, Callable[[], Any], random.Random], Any
     FaultKind.SCHEMA_CHANGE: _schema_change,
     FaultKind.SLOW: _slow,
     FaultKind.DUPLICATE: _duplicate,
-    FaultKind.INJECTION: _injection,
 }
 
 

@@ -6,7 +6,13 @@ Each closed vocabulary of the project is one enum here, spelled once.
 from mlflow_agent_plugin.entities.actor import ANONYMOUS, Actor
 from mlflow_agent_plugin.entities.canonical import canonical_json, sha256_digest, sha256_of_json
 from mlflow_agent_plugin.entities.clock import Clock, utc_now
-from mlflow_agent_plugin.entities.decision import Decision, DecisionValue, PolicyRequest
+from mlflow_agent_plugin.entities.decision import (
+    MAX_QUORUM,
+    Decision,
+    DecisionValue,
+    PolicyRequest,
+)
+from mlflow_agent_plugin.entities.privacy import PrivacyAction, PrivacyPlace
 from mlflow_agent_plugin.entities.reply import (
     AgentReply,
     AgentRequest,
@@ -15,11 +21,13 @@ from mlflow_agent_plugin.entities.reply import (
     PendingApproval,
     ToolCallRecord,
     Usage,
+    Violation,
 )
 from mlflow_agent_plugin.entities.tool import Effect, Provenance, Risk, ToolCall
 
 __all__ = [
     "ANONYMOUS",
+    "MAX_QUORUM",
     "Actor",
     "AgentReply",
     "AgentRequest",
@@ -31,11 +39,14 @@ __all__ = [
     "Outcome",
     "PendingApproval",
     "PolicyRequest",
+    "PrivacyAction",
+    "PrivacyPlace",
     "Provenance",
     "Risk",
     "ToolCall",
     "ToolCallRecord",
     "Usage",
+    "Violation",
     "canonical_json",
     "sha256_digest",
     "sha256_of_json",

@@ -2,14 +2,22 @@
 
 Two equal values always serialise to the same bytes, on any machine; what JCS cannot spell
 (NaN, infinities, integers beyond 2**53, lone surrogates) is refused rather than rounded.
+
+Most values are small and hold texts, whole numbers and booleans only: for them the standard
+library's encoder, which is in C, gives the very bytes of RFC 8785 in a fifth of the time.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from typing import Any
 
 import rfc8785
+
+_MAX_INTEGER = 2**53 - 1
+_MAX_PLAIN_ITEMS = 1000
+_PLAIN = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
 
 def canonical_json(value: Any) -> bytes:
@@ -21,12 +29,46 @@ def canonical_json(value: Any) -> bytes:
     Source: RFC 8785, JSON Canonicalization Scheme.
     """
     try:
+        if _is_plain(value):
+            return _PLAIN.encode(value).encode()
         encoded: bytes = rfc8785.dumps(value)
     except RecursionError as error:
         raise ValueError("value is nested too deeply to be hashed") from error
     except (rfc8785.CanonicalizationError, UnicodeEncodeError) as error:
         raise ValueError(f"value cannot be hashed: {error}") from error
     return encoded
+
+
+def _is_plain(value: Any) -> bool:
+    """Tell whether RFC 8785 and the standard library spell `value` alike.
+
+    Not so for floats, and for keys outside ASCII (RFC 8785 sorts by UTF-16). A value that is large,
+    or that holds itself, is not looked through.
+    """
+    left = [value]
+    count = 0
+    while left:
+        item = left.pop()
+        kind = type(item)
+        if kind is dict:
+            count += len(item)
+            if count > _MAX_PLAIN_ITEMS:
+                return False
+            for key in item:
+                if type(key) is not str or not key.isascii():
+                    return False
+            left.extend(item.values())
+        elif kind is list:
+            count += len(item)
+            if count > _MAX_PLAIN_ITEMS:
+                return False
+            left.extend(item)
+        elif kind is int:
+            if not -_MAX_INTEGER <= item <= _MAX_INTEGER:
+                return False
+        elif kind is not str and kind is not bool and item is not None:
+            return False
+    return True
 
 
 def sha256_digest(data: bytes) -> str:

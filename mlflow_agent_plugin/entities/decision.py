@@ -9,6 +9,9 @@ from typing import Any
 
 from mlflow_agent_plugin.entities.actor import Actor
 
+MAX_QUORUM = 16
+"""Most people one approval can ask for."""
+
 
 class DecisionValue(str, Enum):
     """The three answers a policy engine can give."""
@@ -49,6 +52,7 @@ class Decision:
         policy_ids: ``@id`` of every determining policy, sorted.
         reason: One sentence a person can read.
         approver_role: Role that must answer when `value` is needs_approval, else None.
+        quorum: How many different holders of that role must say yes.
         errors: Engine errors; when not empty, `value` is deny.
     """
 
@@ -56,6 +60,7 @@ class Decision:
     policy_ids: tuple[str, ...] = ()
     reason: str = ""
     approver_role: str | None = None
+    quorum: int = 1
     errors: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -65,5 +70,6 @@ class Decision:
             "policy_ids": list(self.policy_ids),
             "reason": self.reason,
             "approver_role": self.approver_role,
+            "quorum": self.quorum,
             "errors": list(self.errors),
         }

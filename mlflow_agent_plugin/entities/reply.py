@@ -33,6 +33,23 @@ class CallStatus(str, Enum):
     INVALID = "invalid"
     FAILED = "failed"
     IN_DOUBT = "in_doubt"
+    LIMITED = "limited"
+
+
+class Violation(str, Enum):
+    """What an agent tried, or did, that it should not have.
+
+    UNTRUSTED_TARGET: a denied call with an argument out of third parties' text (an injection that
+    was stopped). DENIED_CALL: any other denied call. INVALID_CALL: a tool or arguments that do not
+    exist. PRIVACY_BLOCKED: data that must not pass was held back. IN_DOUBT: a call that may have
+    had its effect, and nobody knows.
+    """
+
+    UNTRUSTED_TARGET = "untrusted_target"
+    DENIED_CALL = "denied_call"
+    INVALID_CALL = "invalid_call"
+    PRIVACY_BLOCKED = "privacy_blocked"
+    IN_DOUBT = "in_doubt"
 
 
 @dataclass(frozen=True)
@@ -54,6 +71,8 @@ class ToolCallRecord:
         output: The tool's output (JSON value), None unless executed.
         error: Why it did not run, None if it did.
         seconds: Time spent in the tool itself.
+        edited: Arguments a reviewer put instead of the model's; None for one that was removed.
+        retry_after_seconds: When a refused call may be tried again, None if that is not known.
     """
 
     call_id: str
@@ -65,6 +84,8 @@ class ToolCallRecord:
     output: Any = None
     error: str | None = None
     seconds: float = 0.0
+    edited: Mapping[str, Any] = field(default_factory=dict)
+    retry_after_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -109,6 +130,7 @@ class AgentReply:
         calls: Tool calls of this turn in order.
         approvals: Calls that wait for a human; not empty exactly when waiting_approval.
         retrieved: Ids of knowledge chunks the answer drew on.
+        retry_after_seconds: A limit stopped a part of it: when to try again, None if none did.
     """
 
     text: str
@@ -124,3 +146,4 @@ class AgentReply:
     retrieved: tuple[str, ...] = ()
     trace_id: str | None = None
     seconds: float = 0.0
+    retry_after_seconds: float | None = None

@@ -18,12 +18,14 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
 from mlflow_agent_plugin.errors import ConfigError, PlannerError
+from mlflow_agent_plugin.foundation.gateway import MLFLOW_GATEWAY, gateway_settings
 from mlflow_agent_plugin.package.manifest import MANIFEST_FILE
 
 if TYPE_CHECKING:
     from langchain_core.language_models.chat_models import BaseChatModel
 
     from mlflow_agent_plugin.foundation.planner.intent_model import TrainedPlanner
+    from mlflow_agent_plugin.foundation.usage import ModelMeter
     from mlflow_agent_plugin.package.bundle import Bundle
     from mlflow_agent_plugin.package.manifest import ModelSpec
 
@@ -60,7 +62,9 @@ _HINT = (
 _EXTRAS = {"openai": "mlflow-agent-plugin[openai]"}
 
 
-def build_chat_model(spec: ModelSpec, bundle: Bundle, *, checking: bool = False) -> BaseChatModel:
+def build_chat_model(
+    spec: ModelSpec, bundle: Bundle, *, checking: bool = False, meter: ModelMeter | None = None
+) -> BaseChatModel:
     """Build the chat model a manifest describes.
 
     Args:
@@ -68,24 +72,40 @@ def build_chat_model(spec: ModelSpec, bundle: Bundle, *, checking: bool = False)
         bundle: The agent; its prompts and files serve the local planner.
         checking: The model only serves to check that a graph builds: where the provider's key is
             missing, it is built all the same, and fails when it is called.
+        meter: Is asked before, and told after, each call of the model and of its fallbacks.
 
     Raises:
         ConfigError: The provider is unknown, not installed or lacks its key, or a setting is
             refused.
         PlannerError: The local planner's playbook or trained files are missing or malformed.
     """
-    model = _build_one(spec, bundle, place="model", checking=checking)
-    fallbacks = [
-        _build_one(fallback, bundle, place=f"model.fallbacks[{index}]", checking=checking)
-        for index, fallback in enumerate(spec.fallbacks)
+    places = [("model", spec)] + [
+        (f"model.fallbacks[{index}]", fallback) for index, fallback in enumerate(spec.fallbacks)
     ]
+    model, *fallbacks = [
+        _build_one(
+            one,
+            bundle,
+            place=place,
+            checking=checking,
+            timeout_seconds=spec.budgets.max_step_seconds,
+        )
+        for place, one in places
+    ]
+    if meter is not None:
+        from mlflow_agent_plugin.foundation.metering import put_on
+
+        for built, (_, one) in zip((model, *fallbacks), places, strict=True):
+            put_on(built, one, meter)
     if not fallbacks:
         return model
     # RunnableWithFallbacks passes bind_tools and everything else on to each of its models.
     return cast("BaseChatModel", model.with_fallbacks(fallbacks))
 
 
-def _build_one(spec: ModelSpec, bundle: Bundle, *, place: str, checking: bool) -> BaseChatModel:
+def _build_one(
+    spec: ModelSpec, bundle: Bundle, *, place: str, checking: bool, timeout_seconds: float | None
+) -> BaseChatModel:
     where = f"{bundle.shown(MANIFEST_FILE)}: {place}"
     if spec.fallbacks and place != "model":
         raise ConfigError(
@@ -100,7 +120,7 @@ def _build_one(spec: ModelSpec, bundle: Bundle, *, place: str, checking: bool) -
         from mlflow_agent_plugin.foundation.scripted import build_scripted
 
         return build_scripted(spec, where=f"{where}.settings")
-    return _build_provider(spec, where, checking=checking)
+    return _build_provider(spec, where, checking=checking, timeout_seconds=timeout_seconds)
 
 
 def _refuse_secrets(value: Any, where: str) -> None:
@@ -180,7 +200,9 @@ def _load_trained(files: tuple[tuple[str, bytes], ...], where: str) -> TrainedPl
     return planner
 
 
-def _build_provider(spec: ModelSpec, where: str, *, checking: bool) -> BaseChatModel:
+def _build_provider(
+    spec: ModelSpec, where: str, *, checking: bool, timeout_seconds: float | None
+) -> BaseChatModel:
     from langchain.chat_models import init_chat_model
     from pydantic import ValidationError
 
@@ -193,12 +215,22 @@ def _build_provider(spec: ModelSpec, where: str, *, checking: bool) -> BaseChatM
                 where=f"{where}.settings.{name}",
                 hint=f"Use the field {field} of the manifest's model.",
             )
+    provider, settings = spec.provider, _with_timeout(spec, timeout_seconds)
+    if spec.provider == MLFLOW_GATEWAY:
+        try:
+            settings |= gateway_settings(spec, where)
+        except ConfigError as error:
+            if checking:  # where the server is need only be known where the agent runs
+                return UnavailableChatModel(problem=error)
+            raise
+        provider = "openai"
+        settings.pop("gateway_uri", None)
     try:
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
-            model = init_chat_model(spec.name, model_provider=spec.provider, **spec.settings)
+            model = init_chat_model(spec.name, model_provider=provider, **settings)
     except ImportError as error:
-        package = _EXTRAS.get(spec.provider) or f"langchain-{spec.provider.replace('_', '-')}"
+        package = _EXTRAS.get(provider) or f"langchain-{provider.replace('_', '-')}"
         raise ConfigError(
             f"provider {spec.provider!r} is not installed",
             where=f"{where}.provider",
@@ -213,8 +245,8 @@ def _build_provider(spec: ModelSpec, where: str, *, checking: bool) -> BaseChatM
             raise ConfigError(
                 f"there is no provider {spec.provider!r}",
                 where=f"{where}.provider",
-                hint="Use local, scripted, or a provider of LangChain's init_chat_model, for "
-                "example openai.",
+                hint="Use local, scripted, mlflow-gateway, or a provider of LangChain's "
+                "init_chat_model, for example openai.",
             ) from error
         problem = ConfigError(
             f"provider {spec.provider!r} cannot be used: {_first_line(error)}",
@@ -234,6 +266,16 @@ def _build_provider(spec: ModelSpec, where: str, *, checking: bool) -> BaseChatM
                 hint="Correct its name, or put it under model_kwargs if the service knows it.",
             )
     return cast("BaseChatModel", model)
+
+
+def _with_timeout(spec: ModelSpec, seconds: float | None) -> dict[str, Any]:
+    """Return the settings, with a ``timeout`` of at most `seconds`."""
+    settings = dict(spec.settings)
+    if seconds is not None:
+        asked = settings.get("timeout")
+        is_number = isinstance(asked, (int, float)) and not isinstance(asked, bool)
+        settings["timeout"] = min(float(asked or 0), seconds) if is_number else seconds
+    return settings
 
 
 def _first_line(error: Exception) -> str:

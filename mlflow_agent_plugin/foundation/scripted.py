@@ -11,22 +11,18 @@ Rules:
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from langchain_core.callbacks import CallbackManagerForLLMRun
-from langchain_core.language_models import LanguageModelInput
-from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolCall
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatResult
-from langchain_core.runnables import Runnable
-from langchain_core.tools import BaseTool
-from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import Field, ValidationError, model_validator
 
 from mlflow_agent_plugin.entities import Outcome
 from mlflow_agent_plugin.errors import ConfigError
+from mlflow_agent_plugin.foundation.offline import OfflineChatModel
 from mlflow_agent_plugin.foundation.planner.words import count_tokens
 from mlflow_agent_plugin.package.manifest import ModelSpec, Name, StrictModel
 
@@ -83,7 +79,7 @@ class ScriptedSettings(StrictModel):
         return self
 
 
-class ScriptedChatModel(BaseChatModel):
+class ScriptedChatModel(OfflineChatModel):
     """Replays replies; see the module's docstring."""
 
     script: ScriptedSettings
@@ -92,17 +88,6 @@ class ScriptedChatModel(BaseChatModel):
     @property
     def _llm_type(self) -> str:
         return "scripted"
-
-    def bind_tools(
-        self,
-        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
-        *,
-        tool_choice: str | None = None,
-        **kwargs: Any,
-    ) -> Runnable[LanguageModelInput, AIMessage]:
-        """Return the model bound to `tools`; the script says which it calls."""
-        del tool_choice
-        return self.bind(tools=[convert_to_openai_tool(tool) for tool in tools], **kwargs)
 
     def _generate(
         self,

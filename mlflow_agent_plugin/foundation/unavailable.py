@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 from langchain_core.callbacks import CallbackManagerForLLMRun
-from langchain_core.language_models import LanguageModelInput
-from langchain_core.language_models.chat_models import BaseChatModel
-from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatResult
-from langchain_core.runnables import Runnable
-from langchain_core.tools import BaseTool
-from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import ConfigDict, Field
 
 from mlflow_agent_plugin.errors import ConfigError
+from mlflow_agent_plugin.foundation.offline import OfflineChatModel
 
 
-class UnavailableChatModel(BaseChatModel):
+class UnavailableChatModel(OfflineChatModel):
     """Can be bound to tools, and raises `problem` when called."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
@@ -28,17 +23,6 @@ class UnavailableChatModel(BaseChatModel):
     @property
     def _llm_type(self) -> str:
         return "unavailable"
-
-    def bind_tools(
-        self,
-        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
-        *,
-        tool_choice: str | None = None,
-        **kwargs: Any,
-    ) -> Runnable[LanguageModelInput, AIMessage]:
-        """Return the model bound to `tools`."""
-        del tool_choice
-        return self.bind(tools=[convert_to_openai_tool(tool) for tool in tools], **kwargs)
 
     def _generate(
         self,

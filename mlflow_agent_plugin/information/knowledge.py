@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -62,12 +62,14 @@ class KnowledgeIndex:
     Attributes:
         chunks: All chunks, in the order of their files.
         spec: How it is searched.
+        screen: What may be shown of a passage's text; None: all of it.
     """
 
     chunks: tuple[Chunk, ...]
     spec: RetrievalSpec
     _vectorizer: Any
     _matrix: Any
+    screen: Callable[[str], str] | None = None
 
     @classmethod
     def build(cls, folder: str | Path, spec: RetrievalSpec) -> KnowledgeIndex:
@@ -98,6 +100,9 @@ class KnowledgeIndex:
             ) from error
         return cls(chunks, spec, vectorizer, matrix)
 
+    def _shown(self, text: str) -> str:
+        return text if self.screen is None else self.screen(text)
+
     def search(
         self, query: str, top_k: int | None = None, *, min_score: float | None = None
     ) -> list[Passage]:
@@ -119,7 +124,7 @@ class KnowledgeIndex:
         ]
         found.sort(key=lambda pair: (-round(pair[0], 9), pair[1].chunk_id))
         return [
-            Passage(c.chunk_id, c.title, c.text, min(round(score, 6), 1.0), c.source)
+            Passage(c.chunk_id, c.title, self._shown(c.text), min(round(score, 6), 1.0), c.source)
             for score, c in found[: max(limit, 0)]
         ]
 

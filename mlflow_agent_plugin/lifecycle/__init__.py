@@ -15,12 +15,20 @@ from typing import TYPE_CHECKING, Any
 
 _LAZY = {
     "RetrainResult": "mlflow_agent_plugin.lifecycle.retraining",
+    "ReviewFeedback": "mlflow_agent_plugin.lifecycle.reviews",
     "Signals": "mlflow_agent_plugin.lifecycle.triggers",
     "TriggerDecision": "mlflow_agent_plugin.lifecycle.triggers",
     "TriggerPolicy": "mlflow_agent_plugin.lifecycle.triggers",
+    "choose_for_labelling": "mlflow_agent_plugin.lifecycle.selection",
+    "collect_feedback": "mlflow_agent_plugin.lifecycle.labels",
     "collect_labels": "mlflow_agent_plugin.lifecycle.labels",
+    "correct_request": "mlflow_agent_plugin.lifecycle.feedback",
     "decide": "mlflow_agent_plugin.lifecycle.triggers",
+    "give_thumb": "mlflow_agent_plugin.lifecycle.feedback",
     "load_policy": "mlflow_agent_plugin.lifecycle.triggers",
+    "look_at_environment": "mlflow_agent_plugin.lifecycle.environment",
+    "log_reviews": "mlflow_agent_plugin.lifecycle.reviews",
+    "model_lease": "mlflow_agent_plugin.lifecycle.lease",
     "pipeline_lease": "mlflow_agent_plugin.lifecycle.lease",
     "retrain": "mlflow_agent_plugin.lifecycle.retraining",
     "roll_back": "mlflow_agent_plugin.lifecycle.rollback",
@@ -30,12 +38,20 @@ _LAZY = {
 
 __all__ = [
     "RetrainResult",
+    "ReviewFeedback",
     "Signals",
     "TriggerDecision",
     "TriggerPolicy",
+    "choose_for_labelling",
+    "collect_feedback",
     "collect_labels",
+    "correct_request",
     "decide",
+    "give_thumb",
     "load_policy",
+    "log_reviews",
+    "look_at_environment",
+    "model_lease",
     "pipeline_lease",
     "retrain",
     "roll_back",
@@ -44,10 +60,18 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from mlflow_agent_plugin.lifecycle.labels import collect_labels, write_labels
-    from mlflow_agent_plugin.lifecycle.lease import pipeline_lease
+    from mlflow_agent_plugin.lifecycle.environment import look_at_environment
+    from mlflow_agent_plugin.lifecycle.feedback import correct_request, give_thumb
+    from mlflow_agent_plugin.lifecycle.labels import (
+        collect_feedback,
+        collect_labels,
+        write_labels,
+    )
+    from mlflow_agent_plugin.lifecycle.lease import model_lease, pipeline_lease
     from mlflow_agent_plugin.lifecycle.retraining import RetrainResult, retrain, run_trigger
+    from mlflow_agent_plugin.lifecycle.reviews import ReviewFeedback, log_reviews
     from mlflow_agent_plugin.lifecycle.rollback import roll_back
+    from mlflow_agent_plugin.lifecycle.selection import choose_for_labelling
     from mlflow_agent_plugin.lifecycle.triggers import (
         Signals,
         TriggerDecision,

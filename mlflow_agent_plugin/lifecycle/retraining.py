@@ -1,8 +1,9 @@
 """Starts the retraining pipeline: one MLflow project run, which is `dvc repro`.
 
 Rules:
-- One trigger at a time per workspace: it looks at the cool-down and starts the pipeline under one
-  lease, so two triggers at once start one pipeline, and the second says so.
+- One trigger at a time per workspace, and per model among all machines that share the runtime
+  store: it looks at the cool-down and starts the pipeline under one lease, so two triggers at once
+  start one pipeline, and the second says so. The pipeline of a trigger that lost its lease stops.
 - The start is on record in the audit before anything runs.
 - The pipeline ends with a promotion request. A failure leaves no version and no request behind that
   were not whole, and the next run goes on where it stopped.
@@ -14,7 +15,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -22,7 +23,12 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_agent_plugin.entities import Actor
 from mlflow_agent_plugin.errors import ConfigError, PipelineError
-from mlflow_agent_plugin.lifecycle.lease import pipeline_lease
+from mlflow_agent_plugin.lifecycle.fencing import (
+    LEASES_VARIABLE,
+    check_held,
+    leases_for_children,
+)
+from mlflow_agent_plugin.lifecycle.lease import model_lease, pipeline_lease
 from mlflow_agent_plugin.lifecycle.places import absolute_uri
 from mlflow_agent_plugin.lifecycle.triggers import (
     Signals,
@@ -131,8 +137,8 @@ def retrain(
         actor=actor,
     )
     text = reason if isinstance(reason, str) else "; ".join(reason.reasons())
-    with pipeline_lease(job.folder, purpose=text, name=TRIGGER_LOCK):
-        return _start(job, text)
+    with _triggering(job, text) as opened:
+        return _start(job, text, opened)
 
 
 def run_trigger(
@@ -155,13 +161,13 @@ def run_trigger(
         TypeError: `retrain` has no such argument.
     """
     job = _Job(**options)
-    with pipeline_lease(job.folder, purpose="trigger", name=TRIGGER_LOCK):
+    with _triggering(job, "trigger") as store:
         last = last_started(job.model_name, experiment=job.experiment)
         known = [at for at in (last, signals.last_started_at) if at is not None]
         decision = decide(policy, replace(signals, last_started_at=max(known, default=None)))
         if dry_run or not decision.fire:
             return decision, None
-        return decision, _start(job, "; ".join(decision.reasons()))
+        return decision, _start(job, "; ".join(decision.reasons()), store)
 
 
 def last_started(model_name: str, *, experiment: str = EXPERIMENT) -> datetime | None:
@@ -224,7 +230,18 @@ class _Job:
         return Path(self.workspace).absolute()
 
 
-def _start(job: _Job, reason: str) -> RetrainResult:
+@contextmanager
+def _triggering(job: _Job, purpose: str) -> Iterator[Store]:
+    """Hold both leases of a trigger, with the store open."""
+    from mlflow_agent_plugin.store import Store as RuntimeStore
+
+    with pipeline_lease(job.folder, purpose=purpose, name=TRIGGER_LOCK):
+        opened = RuntimeStore.open() if job.store is None else nullcontext(job.store)
+        with opened as store, model_lease(store, job.model_name, name=TRIGGER_LOCK):
+            yield store
+
+
+def _start(job: _Job, reason: str, store: Store) -> RetrainResult:
     import mlflow.projects
     from mlflow.exceptions import ExecutionException
 
@@ -240,9 +257,10 @@ def _start(job: _Job, reason: str) -> RetrainResult:
         **{name: str(value) for name, value in (job.parameters or {}).items()},
     }
     (job.folder / RESULT_FILE).unlink(missing_ok=True)
-    _record(job.store, job.actor, model_name=job.model_name, reason=reason, to=job.to)
+    check_held()
+    _record(store, job.actor, model_name=job.model_name, reason=reason, to=job.to)
     try:
-        with _environment():
+        with _environment(store):
             run = mlflow.projects.run(
                 uri=str(job.root),
                 entry_point="retrain",
@@ -253,6 +271,7 @@ def _start(job: _Job, reason: str) -> RetrainResult:
                 synchronous=True,
             )
     except ExecutionException as error:
+        check_held()
         found = _result(job.folder)
         stage = found.get("stage")
         raise PipelineError(
@@ -282,22 +301,17 @@ def _labels_file(labels: Any, workspace: Path) -> str:
     return str(write_labels(labels, workspace / "collected_labels.csv"))
 
 
-def _record(store: Store | None, actor: Actor | None, **data: Any) -> None:
+def _record(store: Store, actor: Actor | None, **data: Any) -> None:
     from mlflow_agent_plugin.config import Settings
-    from mlflow_agent_plugin.store import Store as RuntimeStore
     from mlflow_agent_plugin.trust import AuditKind, AuditLog, local_actor
 
     who = actor or local_actor(Settings.from_env())
-    if store is not None:
-        AuditLog(store).append(AuditKind.RETRAIN_STARTED, actor=who, **data)
-        return
-    with RuntimeStore.open() as opened:
-        AuditLog(opened).append(AuditKind.RETRAIN_STARTED, actor=who, **data)
+    AuditLog(store).append(AuditKind.RETRAIN_STARTED, actor=who, **data)
 
 
 @contextmanager
-def _environment() -> Iterator[None]:
-    """Give child processes this process's servers, absolute, and this Python."""
+def _environment(store: Store) -> Iterator[None]:
+    """Give child processes this process's servers and store, absolute, and this Python."""
     import mlflow
 
     addresses = {
@@ -305,9 +319,14 @@ def _environment() -> Iterator[None]:
         "MLFLOW_REGISTRY_URI": mlflow.get_registry_uri(),
     }
     wanted = {name: absolute_uri(uri) for name, uri in addresses.items() if uri}
+    wanted["MLFLOW_AGENTS_STORE_URI"] = absolute_uri(
+        store.url.render_as_string(hide_password=False)
+    )
     here = str(Path(sys.executable).parent)
     wanted["PATH"] = os.pathsep.join([here, os.environ.get("PATH", "")])
     wanted["DVC_NO_ANALYTICS"] = "1"
+    # They stop when one of them is lost: the work is theirs, not this process's.
+    wanted[LEASES_VARIABLE] = leases_for_children()
     before = {name: os.environ.get(name) for name in wanted}
     tracking = addresses["MLFLOW_TRACKING_URI"]
     relative = bool(tracking) and wanted["MLFLOW_TRACKING_URI"] != tracking

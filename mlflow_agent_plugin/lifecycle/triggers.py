@@ -22,6 +22,11 @@ from pydantic import Field, field_validator, model_validator
 
 from mlflow_agent_plugin.errors import ConfigError
 from mlflow_agent_plugin.observability.drift.verdict import DriftVerdict
+from mlflow_agent_plugin.observability.environment.verdict import (
+    EnvironmentVerdict,
+    PartKind,
+    PartStatus,
+)
 from mlflow_agent_plugin.observability.metrics import METRIC_NAMES, TaskMetric
 from mlflow_agent_plugin.package import StrictModel, read_yaml, validate_document
 from mlflow_agent_plugin.package.manifest import Name
@@ -92,8 +97,21 @@ class AgeRule(StrictModel):
     days: float = Field(gt=0)
 
 
+class EnvironmentRule(StrictModel):
+    """Met when a tool or the knowledge base outside is no longer what the version pinned.
+
+    With `compatible` also when a tool changed and still keeps its contract.
+    """
+
+    name: Name
+    when: Literal["environment_changed"]
+    kinds: list[PartKind] = Field(default_factory=list, description="Empty: tools and knowledge")
+    compatible: bool = False
+
+
 Rule: TypeAlias = Annotated[
-    DriftRule | BlindRule | MetricRule | LabelsRule | AgeRule, Field(discriminator="when")
+    DriftRule | BlindRule | MetricRule | EnvironmentRule | LabelsRule | AgeRule,
+    Field(discriminator="when"),
 ]
 
 
@@ -120,6 +138,7 @@ class Signals:
     Attributes:
         drift: Drift verdicts, oldest first.
         metrics: Metrics of traffic windows, oldest first (`observability.compute_task_metrics`).
+        environment: The last look at the tools and the knowledge outside.
         new_labels: Labels since the version in service was trained.
         version_created_at: When that version was registered.
         last_started_at: When the pipeline was last started, None if it never was.
@@ -131,6 +150,7 @@ class Signals:
     new_labels: int | None = None
     version_created_at: datetime | None = None
     last_started_at: datetime | None = None
+    environment: EnvironmentVerdict | None = None
 
 
 @dataclass(frozen=True)
@@ -221,6 +241,8 @@ def _apply(rule: Rule, signals: Signals) -> RuleResult:
         status, reason = _blind(rule, signals.drift)
     elif isinstance(rule, MetricRule):
         status, reason = _metric(rule, signals.metrics)
+    elif isinstance(rule, EnvironmentRule):
+        status, reason = _environment(rule, signals.environment)
     elif isinstance(rule, LabelsRule):
         status, reason = _labels(rule, signals.new_labels)
     else:
@@ -273,6 +295,22 @@ def _metric(
     status = RuleStatus.MET if beyond else RuleStatus.UNMET
     word = "is" if beyond else "is not surely"
     return status, f"{rule.metric} {word} {bound}: {', '.join(shown)}"
+
+
+def _environment(
+    rule: EnvironmentRule, verdict: EnvironmentVerdict | None
+) -> tuple[RuleStatus, str]:
+    if verdict is None:
+        return RuleStatus.UNKNOWN, "nobody looked at the environment"
+    parts = [part for part in verdict.parts if not rule.kinds or part.kind in rule.kinds]
+    wanted = {PartStatus.CHANGED} | ({PartStatus.COMPATIBLE} if rule.compatible else set())
+    changed = [part.line() for part in parts if part.status in wanted]
+    if changed:
+        return RuleStatus.MET, "; ".join(changed)
+    unknown = [part.line() for part in parts if part.status is PartStatus.UNKNOWN]
+    if unknown or not parts:
+        return RuleStatus.UNKNOWN, "; ".join(unknown) or "none of it was looked at"
+    return RuleStatus.UNMET, f"{len(parts)} parts are as pinned"
 
 
 def _labels(rule: LabelsRule, count: int | None) -> tuple[RuleStatus, str]:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlflow_agent_plugin.entities import Outcome
+from mlflow_agent_plugin.entities import Outcome, Violation
 from mlflow_agent_plugin.entities.statistics import wilson_interval
 from mlflow_agent_plugin.errors import DataError
 
@@ -61,6 +61,7 @@ _RATES: dict[str, Callable[[Any], Any]] = {
     "override_rate": lambda f: f["rejected"] > 0,
     "denial_rate": lambda f: f["denied"] > 0,
     "tool_failure_rate": lambda f: f["failed"] > 0,
+    "violation_rate": lambda f: _kinds(f).map(_some),
 }
 
 _NEEDED = frozenset(
@@ -70,6 +71,13 @@ _NEEDED = frozenset(
 )
 
 _QUANTILES = {"latency_p50_seconds": 0.5, "latency_p95_seconds": 0.95, "latency_p99_seconds": 0.99}
+
+_STEPS_NEEDED = frozenset({"kind", "name", "tenant", "session_id", "status", "seconds", "cost_usd"})
+_STEP_RATES = {
+    "failure_rate": ("failed", "in_doubt", "invalid", "limited"),
+    "denial_rate": ("denied",),
+    "override_rate": ("rejected",),
+}
 
 METRIC_NAMES: tuple[str, ...] = (
     "requests",
@@ -120,6 +128,50 @@ def compute_task_metrics(rows: pd.DataFrame) -> dict[str, TaskMetric]:
     return found
 
 
+def violations_by_kind(rows: pd.DataFrame) -> dict[str, int]:
+    """Return how many safety violations of each kind (entities.Violation) there were.
+
+    Raises:
+        DataError: `rows` are not of the monitoring table's schema.
+    """
+    if "violations" not in rows.columns:
+        raise DataError("rows lack violations: they are no monitoring rows")
+    counts = dict.fromkeys((kind.value for kind in Violation), 0)
+    for kinds in rows["violations"]:
+        for kind in kinds if _some(kinds) else ():
+            counts[kind] = counts.get(kind, 0) + 1
+    return counts
+
+
+def compute_tool_metrics(steps: pd.DataFrame) -> dict[str, dict[str, TaskMetric]]:
+    """Return for each tool its calls, rates, latency and cost, from the table of steps.
+
+    Raises:
+        DataError: `steps` are not of the steps' schema.
+    """
+    missing = sorted(_STEPS_NEEDED - set(steps.columns))
+    if missing:
+        raise DataError(f"rows lack {', '.join(missing)}: they are no steps")
+    found = {}
+    for name, part in steps[steps["kind"] == "tool"].groupby("name", sort=True):
+        keys = ["tenant", "session_id"]
+        sessions = part.groupby(keys, sort=False, dropna=False).ngroup().to_numpy()
+        seconds = part["seconds"].dropna().to_numpy(dtype=float)
+        cost = part["cost_usd"].dropna()
+        metrics = {
+            "calls": TaskMetric(float(len(part)), len(part), "count"),
+            "cost_usd_total": TaskMetric(float(cost.sum()), len(cost), "usd"),
+        }
+        for rate, statuses in _STEP_RATES.items():
+            hits = part["status"].isin(statuses).to_numpy(dtype=bool)
+            metrics[rate] = _rate(hits, sessions)
+        for quantile in ("latency_p50_seconds", "latency_p95_seconds"):
+            value = float(np.quantile(seconds, _QUANTILES[quantile])) if len(seconds) else None
+            metrics[quantile] = TaskMetric(value, len(seconds), "seconds")
+        found[str(name)] = metrics
+    return found
+
+
 def metrics_by(rows: pd.DataFrame, column: str) -> dict[str, dict[str, TaskMetric]]:
     """Return `compute_task_metrics` for each value of `column` (``tenant``, ``version`` …).
 
@@ -148,6 +200,18 @@ def flatten(metrics: Mapping[str, TaskMetric], *, prefix: str = "traffic/") -> d
             if value is not None:
                 numbers[f"{prefix}{name}{suffix}"] = value
     return numbers
+
+
+def _kinds(rows: pd.DataFrame) -> pd.Series[Any]:
+    # Rows that were kept in a file of one's own may be of before there were violations.
+    if "violations" in rows.columns:
+        return rows["violations"]
+    return rows["outcome"].map(lambda _: None)
+
+
+def _some(kinds: Any) -> bool:
+    # A row of before there were violations has None or NaN here.
+    return kinds is not None and not isinstance(kinds, float) and len(kinds) > 0
 
 
 def _rate(hits: Any, sessions: Any) -> TaskMetric:

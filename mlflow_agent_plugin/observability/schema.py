@@ -2,8 +2,8 @@
 
 Rules:
 - A row is made in one place, from the agent's reply (`row_from_reply`), when the turn ends; the
-  serving process stores it as the trace's `SUMMARY_KEY` metadata (`summary_from_row`), and the
-  table reads it back (`row_from_summary`). Evaluation runs write the very same rows as reference.
+  serving process stores it as the trace's tag `SUMMARY_KEY` (`summary_from_row`), and the table
+  reads it back (`row_from_summary`). Evaluation runs write the very same rows as reference.
 - Text is masked and the user is hashed before the row exists: neither the trace's summary nor the
   table ever holds them in the clear.
 - Unknown is null, never zero or an empty string.
@@ -16,30 +16,38 @@ import hashlib
 import hmac
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlflow_agent_plugin.entities import Actor, AgentReply, CallStatus, Outcome
+from mlflow_agent_plugin.entities import Actor, AgentReply, CallStatus, Outcome, Violation
+from mlflow_agent_plugin.entities.sensitive import mask_text
 from mlflow_agent_plugin.errors import DataError
-from mlflow_agent_plugin.observability.masking import mask_text
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""1 had no `violations`; a file or summary of it is read with nulls there."""
+
 SUMMARY_KEY = "agent.summary"
-"""Trace metadata key that holds a row as compact JSON."""
+"""Trace tag that holds a row as compact JSON.
+
+A tag, because MLflow's REST API cuts metadata values after 250 characters, tags after 4,096.
+"""
+
+NO_TRAFFIC_TAG = "agent.no_traffic"
+"""Trace tag of requests that nobody's users made; it says what they are."""
 
 REFERENCE_ARTIFACT = "monitoring/reference.parquet"
 """Where an evaluation run keeps the reference rows of the version it evaluated."""
 
 MAX_TEXT_CHARS = 2000
-MAX_SUMMARY_CHARS = 8000
-"""MLflow's SQL stores keep at most this many characters of a metadata value."""
+MAX_SUMMARY_CHARS = 4096
+"""MLflow's REST API keeps at most this many characters of a tag."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +92,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("output_tokens", "int64", "tokens out of the model"),
     Column("cost_usd", "float64", "model and tool cost in US dollars"),
     Column("seconds", "float64", "wall-clock time of the turn, seconds"),
+    Column("violations", "list<string>", "safety violations by kind (entities.Violation)"),
 )
 
 COLUMN_NAMES: tuple[str, ...] = tuple(column.name for column in COLUMNS)
@@ -93,7 +102,15 @@ _FLAGS = frozenset(column.name for column in COLUMNS if column.kind == "bool")
 _NUMBERS = frozenset(column.name for column in COLUMNS if column.kind == "float64")
 _SOURCE_MARK = b"mlflow_agents.source"
 _VERSION_MARK = b"mlflow_agents.schema_version"
-_FAILED = frozenset({CallStatus.FAILED, CallStatus.INVALID, CallStatus.IN_DOUBT})
+MAX_VIOLATIONS = 32
+_OF_STATUS = {
+    CallStatus.INVALID: Violation.INVALID_CALL,
+    CallStatus.IN_DOUBT: Violation.IN_DOUBT,
+}
+_DENIED = (Violation.DENIED_CALL, Violation.UNTRUSTED_TARGET)
+_FAILED = frozenset(
+    {CallStatus.FAILED, CallStatus.INVALID, CallStatus.IN_DOUBT, CallStatus.LIMITED}
+)
 
 
 def hash_user(actor: Actor, *, key: bytes | None = None) -> str:
@@ -117,6 +134,8 @@ def row_from_reply(
     trace_id: str,
     version: str | None = None,
     user_key: bytes | None = None,
+    mask: Callable[[str], str] = mask_text,
+    violations: Sequence[Violation] = (),
 ) -> dict[str, Any]:
     """Return the table's row for one finished turn.
 
@@ -128,6 +147,8 @@ def row_from_reply(
         trace_id: The turn's trace, or for reference rows any id that is unique in the file.
         version: Registered model version, if known.
         user_key: Key of the user's pseudonym, see `hash_user`.
+        mask: Masks the text; an agent's own rules may be stricter.
+        violations: What was noted while it ran; those of the calls' outcomes are added here.
 
     Raises:
         DataError: `event_time` has no time zone.
@@ -142,7 +163,7 @@ def row_from_reply(
         "session_id": reply.session_id,
         "tenant": actor.tenant,
         "user_hash": hash_user(actor, key=user_key),
-        "text": _clip(mask_text(text)),
+        "text": _clip(mask(text)),
         "intent": reply.intent,
         "confidence": _number(reply.confidence),
         "outcome": reply.outcome.value,
@@ -160,13 +181,21 @@ def row_from_reply(
         "output_tokens": reply.usage.output_tokens,
         "cost_usd": _number(reply.usage.cost_usd),
         "seconds": _number(reply.seconds),
+        "violations": _violations(violations, statuses),
     }
 
 
-def summary_from_row(row: Mapping[str, Any]) -> str:
-    """Return `row` as the compact JSON that goes into the trace's `SUMMARY_KEY` metadata.
+def _violations(noted: Sequence[Violation], statuses: Sequence[CallStatus]) -> list[str]:
+    of_calls = [_OF_STATUS[status] for status in statuses if status in _OF_STATUS]
+    if not any(kind in _DENIED for kind in noted):
+        of_calls += [Violation.DENIED_CALL] * statuses.count(CallStatus.DENIED)
+    return [kind.value for kind in [*noted, *of_calls]][:MAX_VIOLATIONS]
 
-    It always fits MLflow's column: an over-long text, then an over-long tool list, is cut.
+
+def summary_from_row(row: Mapping[str, Any]) -> str:
+    """Return `row` as the compact JSON that goes into the trace's tag `SUMMARY_KEY`.
+
+    It always fits MLflow's limit: an over-long text, then an over-long tool list, is cut.
     """
     values: dict[str, Any] = {name: row.get(name) for name in COLUMN_NAMES if name != "trace_id"}
     values["event_time"] = _utc(row["event_time"]).isoformat()
@@ -194,7 +223,7 @@ def row_from_summary(summary: str, *, trace_id: str) -> dict[str, Any]:
     Raises:
         DataError: The summary is not one, or comes from a newer version of this package.
     """
-    where = f"trace {trace_id}, metadata {SUMMARY_KEY}"
+    where = f"trace {trace_id}, tag {SUMMARY_KEY}"
     try:
         values = json.loads(summary)
     except ValueError as error:
@@ -213,6 +242,8 @@ def row_from_summary(summary: str, *, trace_id: str) -> dict[str, Any]:
         row["event_time"] = _utc(datetime.fromisoformat(str(values["event_time"])))
         row["text"] = None if row["text"] is None else _clip(mask_text(str(row["text"])))
         row["tools"] = [str(tool) for tool in row["tools"] or []]
+        kinds = row["violations"]
+        row["violations"] = None if kinds is None else [Violation(kind).value for kind in kinds]
         row["outcome"] = Outcome(row["outcome"]).value
         for name in _COUNTS:
             row[name] = _count(row[name])
@@ -234,8 +265,19 @@ def row_from_summary(summary: str, *, trace_id: str) -> dict[str, Any]:
     return row
 
 
+def summary_of(info: Any, key: str = SUMMARY_KEY) -> str | None:
+    """Return what a trace's info holds under `key`: its tag, or metadata of an older version."""
+    found = info.tags.get(key) or info.trace_metadata.get(key)
+    return None if found is None else str(found)
+
+
 def arrow_schema() -> pa.Schema:
     """Return the table's Arrow schema, its version in the metadata."""
+    return schema_of(COLUMNS, SCHEMA_VERSION)
+
+
+def schema_of(columns: Sequence[Column], version: int) -> pa.Schema:
+    """Return the Arrow schema of `columns`, `version` in its metadata."""
     import pyarrow as pa
 
     special = {"timestamp": pa.timestamp("us", tz="UTC"), "list<string>": pa.list_(pa.string())}
@@ -245,9 +287,9 @@ def arrow_schema() -> pa.Schema:
             special.get(column.kind) or pa.type_for_alias(column.kind),
             nullable=not column.required,
         )
-        for column in COLUMNS
+        for column in columns
     ]
-    return pa.schema(fields, metadata={_VERSION_MARK: str(SCHEMA_VERSION)})
+    return pa.schema(fields, metadata={_VERSION_MARK: str(version)})
 
 
 def rows_to_arrow(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
@@ -293,6 +335,15 @@ def read_arrow(file: str | Path) -> pa.Table:
     Raises:
         DataError: The file is missing, is no parquet file, or was written by a newer version.
     """
+    return read_columns(file, COLUMNS, SCHEMA_VERSION)
+
+
+def read_columns(file: str | Path, columns: Sequence[Column], version: int) -> pa.Table:
+    """Read one parquet file with these columns, of at most this version of their schema.
+
+    Raises:
+        DataError: As `read_arrow`.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -305,14 +356,21 @@ def read_arrow(file: str | Path) -> pa.Table:
     written = marks.get(_VERSION_MARK, b"")
     if not written.isdigit():
         raise DataError("is not a monitoring table", where=str(file))
-    if int(written) > SCHEMA_VERSION:
+    if int(written) > version:
         raise DataError(
-            f"has schema {int(written)}, this version reads up to {SCHEMA_VERSION}",
-            where=str(file),
+            f"has schema {int(written)}, this version reads up to {version}", where=str(file)
         )
     try:
         kept = {mark: marks[mark] for mark in (_VERSION_MARK, _SOURCE_MARK) if mark in marks}
-        table = table.select(list(COLUMN_NAMES)).cast(arrow_schema())
+        for column in columns:
+            if not column.required and column.name not in table.column_names:
+                # Written before there was such a column.
+                table = table.append_column(
+                    schema_of([column], version).field(0),
+                    pa.nulls(table.num_rows, schema_of([column], version).field(0).type),
+                )
+        names = [column.name for column in columns]
+        table = table.select(names).cast(schema_of(columns, version))
     except (KeyError, pa.ArrowException) as error:
         raise DataError(f"does not have the table's columns: {error}", where=str(file)) from error
     return table.replace_schema_metadata(kept)

@@ -31,6 +31,13 @@ from mlflow_agent_plugin.package.manifest import (
     read_manifest,
 )
 from mlflow_agent_plugin.package.prompt import Prompt
+from mlflow_agent_plugin.package.quotas import (
+    HostQuota,
+    QuotaResource,
+    QuotaRule,
+    QuotaScope,
+    read_host_quotas,
+)
 from mlflow_agent_plugin.package.reading import (
     YamlDocument,
     parse_yaml,
@@ -52,9 +59,13 @@ __all__ = [
     "ContractStatus",
     "FileChange",
     "FileDigest",
+    "HostQuota",
     "Manifest",
     "ModelSpec",
     "Prompt",
+    "QuotaResource",
+    "QuotaRule",
+    "QuotaScope",
     "RetrievalSpec",
     "RetryRule",
     "StrictModel",
@@ -67,6 +78,7 @@ __all__ = [
     "import_entry_point",
     "load_bundle",
     "parse_yaml",
+    "read_host_quotas",
     "read_manifest",
     "read_text",
     "read_yaml",

@@ -5,7 +5,8 @@ Rules:
   prompts and Python files are in order, or raises one error that names file, line and field.
 - What is read through a `Bundle` later is what was digested: a file that changed since then is an
   `IntegrityError`, never other content.
-- Every Python tool has a contract of its own name, and every contract has a tool.
+- Every tool has a contract of its own name, and every contract has a tool. What a tool of an MCP
+  server returns is untrusted unless its contract says otherwise.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class Bundle:
     Attributes:
         root: Its folder, absolute.
         manifest: What ``agent.yaml`` says.
-        contracts: Contract of each Python tool, by tool name, in manifest order.
+        contracts: Contract of each tool, by tool name, in manifest order.
         prompts: Prompts by name.
         digest: What it holds.
     """
@@ -67,6 +68,12 @@ class Bundle:
     def name(self) -> str:
         """The agent's name."""
         return self.manifest.name
+
+    def _repr_html_(self) -> str:
+        """Show in a notebook what the agent is: goal, model, tools, digest of each component."""
+        from mlflow_agent_plugin.package.notebook import bundle_html
+
+        return bundle_html(self)
 
     def policy_dir(self) -> Path:
         """Return the folder of the policies (it may be missing: then nothing is permitted)."""
@@ -194,14 +201,17 @@ def copy_bundle(bundle: Bundle, destination: str | Path) -> None:
 
 def _load_contracts(bundle: Bundle, document: YamlDocument) -> dict[str, ToolContract]:
     tools = bundle.manifest.tools
-    names = [tool.name for tool in tools.python]
+    names = tools.names()
+    places = [("python", at) for at in range(len(tools.python))]
+    remote = set(names[len(places) :])
+    places += [("mcp", at) for at, server in enumerate(tools.mcp) for _ in server.tools]
     contracts: dict[str, ToolContract] = {}
-    for at, name in enumerate(names):
+    for name, place in zip(names, places, strict=True):
         path = f"{tools.contracts}/{name}.yaml"
         if path not in bundle.locations:
             raise ContractError(
                 f"tool `{name}` has no contract",
-                where=document.where("tools", "python", at, "name"),
+                where=document.where("tools", *place, *(("name",) if name not in remote else ())),
                 hint=f"Write {path}; see docs/reference/agent-yaml.md.",
             )
         source = bundle.read_yaml(path, error=ContractError)
@@ -212,6 +222,9 @@ def _load_contracts(bundle: Bundle, document: YamlDocument) -> dict[str, ToolCon
                 where=source.where("name"),
                 hint="Give both the name of the tool.",
             )
+        if name in remote and "untrusted_output" not in contract.model_fields_set:
+            # Text from elsewhere is trusted only where somebody has written that it is.
+            contract = contract.model_copy(update={"untrusted_output": True})
         _check_examples(contract, source)
         contracts[name] = contract
     expected = {f"{tools.contracts}/{name}.yaml" for name in names}
@@ -220,7 +233,7 @@ def _load_contracts(bundle: Bundle, document: YamlDocument) -> dict[str, ToolCon
             raise ContractError(
                 f"this contract belongs to no tool of {MANIFEST_FILE}",
                 where=bundle.shown(path),
-                hint=f"List the tool under tools.python, name the file "
+                hint=f"List the tool under tools, name the file "
                 f"{tools.contracts}/<tool>.yaml, or remove it.",
             )
     return contracts

@@ -132,15 +132,18 @@ def _notes(old: ToolContract, new: ToolContract) -> list[str]:
     notes = []
     if _EFFECTS.index(new.effect) < _EFFECTS.index(old.effect):
         notes.append(f"the effect fell from {old.effect.value} to {new.effect.value}")
-    dropped = sorted(set(old.sink_arguments) - set(new.sink_arguments))
+    dropped = sorted(set(old.sinks()) - set(new.sinks()))
     if dropped:
-        notes.append(f"no longer named as sink arguments: {', '.join(dropped)}")
+        notes.append(f"no longer count as sink arguments: {', '.join(dropped)}")
+    vouched = sorted(set(new.trusted_fields) - set(old.trusted_fields))
+    if vouched:
+        notes.append(f"newly trusted fields of its output: {', '.join(vouched)}")
     for field in ("risk", "timeout_seconds", "cost_usd", "untrusted_output"):
         before, after = getattr(old, field), getattr(new, field)
         if before != after:
             shown = (getattr(value, "value", value) for value in (before, after))
             notes.append("{} changed from {} to {}".format(field, *shown))
-    for field in ("description", "retry", "examples"):
+    for field in ("description", "retry", "rate", "concurrency", "breaker", "examples"):
         if getattr(old, field) != getattr(new, field):
             notes += [f"{field} changed"]
     return notes

@@ -24,6 +24,20 @@ class RetryRule(StrictModel):
     wait_seconds: float = Field(default=0.1, ge=0, le=60)
 
 
+class RateRule(StrictModel):
+    """How often one tenant may call the tool."""
+
+    calls: int = Field(ge=1, le=1_000_000)
+    every_seconds: int = Field(default=1, ge=1, le=86_400)
+
+
+class BreakerRule(StrictModel):
+    """When the tool is left alone, per tenant: after so many outages in a row, for so long."""
+
+    outages: int = Field(default=5, ge=1, le=1000)
+    open_seconds: float = Field(default=30.0, gt=0, le=3600)
+
+
 class ContractExample(StrictModel):
     """One call as it should look."""
 
@@ -39,8 +53,14 @@ class ToolContract(StrictModel):
         scopes: What the tool's credential must be allowed to do.
         effect: read, write or irreversible.
         idempotent: Calling it twice with the same idempotency key has the effect of once.
+        rate: Calls one tenant may make in a time; None: as many as quotas allow.
+        concurrency: Calls of one tenant that may run at once.
+        breaker: When calls stop because the tool is out of order.
         untrusted_output: Its output carries text of third parties.
-        sink_arguments: Arguments that direct the effect (recipient, account, URL …).
+        trusted_fields: Fields of an untrusted output, at any depth, that third parties cannot write
+            (what the system of record sets itself: an account number, an amount, a time).
+        sink_arguments: Arguments that direct the effect (recipient, account, URL …). None: nobody
+            has said, so every argument of a write counts; an empty list: no argument does.
     """
 
     api_version: Literal["mlflow-agents/v1"] = Field(alias="apiVersion")
@@ -54,10 +74,14 @@ class ToolContract(StrictModel):
     idempotent: bool = False
     timeout_seconds: float = Field(default=10.0, gt=0, le=3600)
     retry: RetryRule = RetryRule()
+    rate: RateRule | None = None
+    concurrency: int = Field(default=16, ge=1, le=1000)
+    breaker: BreakerRule = BreakerRule()
     cost_usd: float = Field(default=0.0, ge=0)
     risk: Risk = Risk.LOW
     untrusted_output: bool = False
-    sink_arguments: list[str] = Field(default_factory=list)
+    trusted_fields: list[str] = Field(default_factory=list)
+    sink_arguments: list[str] | None = None
     examples: list[ContractExample] = Field(default_factory=list)
 
     @field_validator("input", "output")
@@ -81,12 +105,24 @@ class ToolContract(StrictModel):
     @model_validator(mode="after")
     def _is_consistent(self) -> ToolContract:
         known = set(self.input.get("properties", {}))
-        missing = sorted(set(self.sink_arguments) - known)
+        missing = sorted(set(self.sink_arguments or ()) - known)
         if missing:
             raise ValueError(f"sink_arguments names unknown argument {', '.join(missing)}")
+        if self.trusted_fields and not self.untrusted_output:
+            raise ValueError("trusted_fields goes with untrusted_output: true only")
         if self.retry.attempts > 1 and not (self.effect is Effect.READ or self.idempotent):
             raise ValueError("retry.attempts above 1 needs effect read or idempotent: true")
         return self
+
+    def sinks(self) -> tuple[str, ...]:
+        """Return the arguments that direct the effect.
+
+        Where nobody has said, a read has none, and of a write all count: what nobody has thought
+        about is not waved through.
+        """
+        if self.sink_arguments is not None:
+            return tuple(self.sink_arguments)
+        return () if self.effect is Effect.READ else tuple(self.input.get("properties", {}))
 
 
 _OUTWARD = ("$dynamicRef", "$recursiveRef", "$id", "$anchor", "$dynamicAnchor")

@@ -51,8 +51,9 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
     "prompts": ("prompts",),
     "graph": ("graph",),
     "tools": ("tools",),
-    # the workflow bounds what the agent may do: allowed and forbidden tools, escalation, risk
-    "policies": ("policies", "workflow"),
+    # the workflow bounds what the agent may do: allowed and forbidden tools, escalation, risk;
+    # privacy rules bound what it may see
+    "policies": ("policies", "workflow", "privacy"),
     "memory": ("memory",),
     "retrieval": ("retrieval",),
     "model": ("model",),

@@ -14,7 +14,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 _LAZY = {
+    "ApprovalOutcome": "mlflow_agent_plugin.registry.api",
     "approve": "mlflow_agent_plugin.registry.api",
+    "comment": "mlflow_agent_plugin.registry.api",
     "emergency_promote": "mlflow_agent_plugin.registry.api",
     "gate_report": "mlflow_agent_plugin.registry.api",
     "history": "mlflow_agent_plugin.registry.api",
@@ -22,6 +24,7 @@ _LAZY = {
     "reject": "mlflow_agent_plugin.registry.api",
     "request_promotion": "mlflow_agent_plugin.registry.api",
     "retire": "mlflow_agent_plugin.registry.api",
+    "revoke_evidence": "mlflow_agent_plugin.registry.api",
     "rollback": "mlflow_agent_plugin.registry.api",
     "set_rules": "mlflow_agent_plugin.registry.api",
     "submit_evidence": "mlflow_agent_plugin.registry.api",
@@ -32,18 +35,21 @@ _LAZY = {
     "GateReport": "mlflow_agent_plugin.registry.report",
     "GateRules": "mlflow_agent_plugin.registry.rules",
     "HistoryEntry": "mlflow_agent_plugin.registry.records",
-    "Slot": "mlflow_agent_plugin.registry.slots",
+    "Slot": "mlflow_agent_plugin.package.slots",
     "parse_rules": "mlflow_agent_plugin.registry.rules",
 }
 
 __all__ = [
+    "ApprovalOutcome",
     "GateReport",
     "GateRules",
     "HistoryEntry",
     "Slot",
     "approve",
     "check_promotion",
+    "comment",
     "emergency_promote",
+    "fetch_promoted",
     "gate_report",
     "history",
     "parse_rules",
@@ -51,6 +57,7 @@ __all__ = [
     "reject",
     "request_promotion",
     "retire",
+    "revoke_evidence",
     "rollback",
     "set_rules",
     "submit_evidence",
@@ -59,8 +66,11 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from mlflow_agent_plugin.package.slots import Slot
     from mlflow_agent_plugin.registry.api import (
+        ApprovalOutcome,
         approve,
+        comment,
         emergency_promote,
         gate_report,
         history,
@@ -68,6 +78,7 @@ if TYPE_CHECKING:
         reject,
         request_promotion,
         retire,
+        revoke_evidence,
         rollback,
         set_rules,
         submit_evidence,
@@ -78,7 +89,6 @@ if TYPE_CHECKING:
     from mlflow_agent_plugin.registry.records import HistoryEntry
     from mlflow_agent_plugin.registry.report import GateReport
     from mlflow_agent_plugin.registry.rules import GateRules, parse_rules
-    from mlflow_agent_plugin.registry.slots import Slot
 
 
 def __getattr__(name: str) -> Any:

@@ -4,8 +4,7 @@
 
     agents.request_promotion("support", 3, to="Production", comment="drift of week 46")
     print(agents.gate_report("support", 3, to="Production"))
-    agents.approve("support", 3, to="Production")
-    agents.promote("support", 3, to="Production")
+    agents.approve("support", 3, to="Production")  # the last one needed moves the slot
     agents.rollback("support", to="Production", reason="refunds fail")
 
 A slot is a stage (``Production``, ``Staging``) or an alias written ``@champion``. All of it works
@@ -16,17 +15,34 @@ the registry's command tags and call MLflow's own methods, nothing else.
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from mlflow_agent_plugin.errors import RequestError
-from mlflow_agent_plugin.registry.commands import Command
+from mlflow_agent_plugin.package.slots import Slot
+from mlflow_agent_plugin.registry.commands import APPLIED, APPLIED_TAG, Command
 from mlflow_agent_plugin.registry.records import HistoryEntry
 from mlflow_agent_plugin.registry.report import GateReport
-from mlflow_agent_plugin.registry.slots import Slot
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+
+@dataclass(frozen=True)
+class ApprovalOutcome:
+    """What an approval did beside being on record.
+
+    Attributes:
+        applied: It moved the slot.
+        why: What happened, or why it did not.
+    """
+
+    applied: bool
+    why: str
+
+    def __str__(self) -> str:
+        return f"approved; {self.why}" if self.applied else f"approved, not applied: {self.why}"
 
 
 def request_promotion(
@@ -35,6 +51,7 @@ def request_promotion(
     *,
     to: str,
     comment: str = "",
+    apply: bool = True,
     by: str | None = None,
     client: MlflowClient | None = None,
 ) -> None:
@@ -45,13 +62,16 @@ def request_promotion(
         version: Candidate.
         to: Stage or ``@alias``.
         comment: Why, for the reviewers.
+        apply: The approval that completes the request moves `to` at once; else it waits until
+            somebody calls `promote`.
         by: Who asks; counts only where nobody logs in and the gate's rules allow unverified names.
         client: MLflow client; default: a new one on MLflow's current registry.
 
     Raises:
-        MlflowException: The slot is not protected, or points there already.
+        MlflowException: The slot is not protected, points there already, or an open request for
+            the version says otherwise about `apply`.
     """
-    body = {"to": _slot(to), "comment": comment}
+    body = {"to": _slot(to), "comment": comment, "apply": apply}
     _on_version(client, name, version, Command.REQUEST, body, by)
 
 
@@ -63,13 +83,35 @@ def approve(
     comment: str = "",
     by: str | None = None,
     client: MlflowClient | None = None,
-) -> None:
+) -> ApprovalOutcome:
     """Approve the open request; counts for this content, evidence, incumbent and rules only.
+
+    The approval that completes the request moves the slot in the same transaction, unless the
+    request asked to wait. If the gate says no at that moment the approval is kept and nothing
+    moves: the outcome says why.
 
     Args and errors as `request_promotion`; also raised when the approval could not count: no open
     request, the author's own, a missing role.
     """
-    _on_version(client, name, version, Command.APPROVE, {"to": _slot(to), "comment": comment}, by)
+    slot, used = Slot.parse(to), _client(client)
+    body = {"to": str(slot), "comment": comment}
+    _on_version(used, name, version, Command.APPROVE, body, by)
+    told = used.get_model_version(name, str(version)).tags.get(slot.tag_key(APPLIED_TAG), "")
+    word, _, why = told.partition(": ")
+    return ApprovalOutcome(applied=word == APPLIED, why=why)
+
+
+def comment(
+    name: str,
+    version: int | str,
+    *,
+    to: str,
+    comment: str,
+    by: str | None = None,
+    client: MlflowClient | None = None,
+) -> None:
+    """Say something about the open request; it decides nothing."""
+    _on_version(client, name, version, Command.COMMENT, {"to": _slot(to), "comment": comment}, by)
 
 
 def reject(
@@ -196,6 +238,31 @@ def submit_evidence(
     """Hand an evaluation run's signed evidence to the registry, which verifies it."""
     used = _gated(client, name)
     used.set_model_version_tag(name, str(version), Command.EVIDENCE.value, run_id)
+
+
+def revoke_evidence(
+    name: str,
+    version: int | str,
+    run_id: str,
+    *,
+    reason: str,
+    by: str | None = None,
+    client: MlflowClient | None = None,
+) -> None:
+    """Let the evidence of a run count no more: at the gate, and for rolling back to what it proved.
+
+    What stands in a slot stays there; whether to roll back is for people to decide.
+
+    Args:
+        name: Registered model.
+        version: A version the evidence is about; it counts no more for any other either.
+        run_id: The evaluation run or load test.
+        reason: Shown wherever the evidence was asked for.
+        by: As in `request_promotion`; needs the reviewer's role.
+        client: MLflow client.
+    """
+    body = {"run": run_id, "reason": reason}
+    _on_version(client, name, version, Command.REVOKE_EVIDENCE, body, by)
 
 
 def history(

@@ -16,17 +16,26 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from mlflow_agent_plugin.errors import RequestError
-from mlflow_agent_plugin.registry.slots import Slot, fold
+from mlflow_agent_plugin.package.slots import Slot, fold
 
 NAMESPACE = "agent."
+
+APPLIED_TAG = "agent.applied"
+"""Of a version and a slot: whether approving its latest request moved the slot, or why not."""
+
+APPLIED = "yes"
+"""How the tag starts where it did."""
 
 
 class Command(str, Enum):
     """What can be asked; the value is the tag's key."""
 
     EVIDENCE = "agent.evidence"
+    REVOKE_EVIDENCE = "agent.revoke_evidence"
+    LOAD_EVIDENCE = "agent.load_evidence"
     REQUEST = "agent.request"
     APPROVE = "agent.approve"
+    COMMENT = "agent.comment"
     REJECT = "agent.reject"
     WITHDRAW = "agent.withdraw"
     CHECK = "agent.check"
@@ -63,10 +72,22 @@ class _Body(BaseModel):
         return Slot.parse(self.to)
 
 
-class Ask(_Body):
-    """Body of a request or an approval."""
+class Agree(_Body):
+    """Body of an approval."""
 
     comment: Comment = ""
+
+
+class Ask(Agree):
+    """Body of a request; `apply`: the approval that completes it moves the slot."""
+
+    apply: bool = True
+
+
+class Say(_Body):
+    """Body of a comment."""
+
+    comment: Annotated[str, Field(min_length=1, max_length=4000), AfterValidator(_printable)]
 
 
 class Refuse(_Body):
@@ -82,6 +103,16 @@ class Move(_Body):
     version: int | None = Field(default=None, ge=1)
 
 
+class Revoke(BaseModel):
+    """Body of a revocation of a run's evidence."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    run: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+    reason: Reason
+    by: Person | None = None
+
+
 class Look(_Body):
     """Body of a check."""
 
@@ -89,15 +120,20 @@ class Look(_Body):
 ON_VERSION = MappingProxyType(
     {
         Command.REQUEST: Ask,
-        Command.APPROVE: Ask,
+        Command.APPROVE: Agree,
+        Command.COMMENT: Say,
         Command.REJECT: Refuse,
         Command.WITHDRAW: Refuse,
         Command.CHECK: Look,
         Command.ROLLBACK: Move,
         Command.EMERGENCY: Move,
+        Command.REVOKE_EVIDENCE: Revoke,
     }
 )
-"""Commands set as a tag of a version; `Command.EVIDENCE` takes a run id instead of a body."""
+"""Commands set as a tag of a version; those of `EVIDENCE_KEYS` take a run id instead of a body."""
+
+EVIDENCE_KEYS = frozenset({Command.EVIDENCE.value, Command.LOAD_EVIDENCE.value})
+"""Both hand in whatever evidence a run holds."""
 
 ON_MODEL = MappingProxyType({Command.ROLLBACK: Move, Command.RETIRE: Move, Command.HISTORY: Look})
 """Commands set as a tag of a model; `Command.RULES` takes a gate.yaml instead of a body."""

@@ -4,8 +4,7 @@ Rules:
 - A version's source is followed to where the bytes lie (see `registry.places`); what a client says
   about it is not believed.
 - The content digest covers every file of the model folder, MLmodel included: MLmodel decides which
-  code loads the rest. Only ``registered_model_meta`` is left out, which MLflow itself writes into a
-  folder when it loads a model from there.
+  code loads the rest (see `package.model_folder`).
 - A model is an agent if MLmodel has the flavor ``agent``. An agent's MLmodel may then hold nothing
   else that could run: only our loader, no other flavor, no extra code path.
 - Nothing of the bundle is run.
@@ -20,30 +19,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
-from mlflow_agent_plugin.entities import sha256_of_json
 from mlflow_agent_plugin.errors import AgentError, IntegrityError
-from mlflow_agent_plugin.package.digest import hash_file
 from mlflow_agent_plugin.package.inventory import EXCLUDED, scan
+from mlflow_agent_plugin.package.model_folder import FileRecord, digest_folder
 from mlflow_agent_plugin.package.reading import read_yaml
 from mlflow_agent_plugin.registry.facts import PolicyTestsFact
 from mlflow_agent_plugin.registry.places import fetch_file, local_folder, may_read, repository
 from mlflow_agent_plugin.registry.rules import GATE_FILE, GateRules, parse_rules
 
 MLMODEL = "MLmodel"
-META_FILE = "registered_model_meta"
 MAX_MLMODEL_BYTES = 5 * 1024**2
 
 _PYFUNC_KEYS = frozenset({"loader_module", "data", "env", "python_version", "streamable"})
-
-
-@dataclass(frozen=True)
-class FileRecord:
-    """One file of a model folder."""
-
-    path: str
-    sha256: str
-    size: int
 
 
 @dataclass(frozen=True)
@@ -84,6 +73,9 @@ def open_agent(location: str) -> Iterator[AgentContent | None]:
     Raises:
         AgentError: It is an agent, but not one that may be registered.
     """
+    if not _may_be_agent(location):
+        yield None
+        return
     with tempfile.TemporaryDirectory(prefix="agent-content-") as scratch:
         folder = Path(scratch) / "model"
         if not _is_agent(location, Path(scratch)):
@@ -125,23 +117,6 @@ def read_agent(folder: Path) -> AgentContent:
     )
 
 
-def digest_folder(folder: Path) -> tuple[str, tuple[FileRecord, ...]]:
-    """Return the content digest of a model folder and its files.
-
-    Raises:
-        BundleError: The folder holds links, special files or names that do not travel.
-    """
-    files = tuple(
-        FileRecord(path, *hash_file(entry.location, where=str(entry.location)))
-        for path, entry in scan(folder).items()
-        if path != META_FILE
-    )
-    digest = sha256_of_json(
-        [{"path": item.path, "sha256": item.sha256, "size": item.size} for item in files]
-    )
-    return digest, files
-
-
 def _without_path(error: AgentError, folder: Path) -> AgentError:
     """Return `error` in terms of the model, not of the private copy that was read."""
     parts = [
@@ -149,6 +124,24 @@ def _without_path(error: AgentError, folder: Path) -> AgentError:
         for text in (error.problem, error.where, error.hint)
     ]
     return type(error)(parts[0] or "", where=parts[1], hint=parts[2])
+
+
+def _may_be_agent(location: str) -> bool:
+    """Say quickly that an ordinary model on this machine is none: its MLmodel spells no agent."""
+    if urlparse(location).scheme not in {"", "file"}:
+        return True
+    from mlflow.utils.file_utils import local_file_uri_to_path
+
+    try:
+        path = Path(local_file_uri_to_path(location)) / MLMODEL
+        if path.stat().st_size > MAX_MLMODEL_BYTES:
+            return True
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError):
+        return True
+    return b"agent" in data or b"\\" in data  # YAML can spell letters with a backslash
 
 
 def _is_agent(location: str, scratch: Path) -> bool:

@@ -62,6 +62,53 @@ class SuiteEvidence:
 
 
 @dataclass(frozen=True)
+class LoadLevelFact:
+    """One steady level of a load test, recomputed from its requests."""
+
+    concurrency: int
+    requests: int
+    errors: int
+    p95_seconds: float
+
+
+@dataclass(frozen=True)
+class LoadFact:
+    """The latest load test of some content by one profile; `problem` as in `SuiteEvidence`."""
+
+    profile: str
+    profile_digest: str
+    requests_digest: str
+    run_id: str
+    levels: tuple[LoadLevelFact, ...]
+    measured_at: datetime
+    local_key: bool = False
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class DriftFact:
+    """One drift report about some content's traffic.
+
+    Attributes:
+        word: ``drift``, ``no drift``, ``drift suspected`` or ``unknown``.
+        summary: Why, one line.
+        at: When it was handed in.
+        by: By whom; `verified` if that person had logged in.
+        sessions: Sessions it looked at.
+        since: When the first of them began, None if that is not known.
+    """
+
+    word: str
+    summary: str
+    at: datetime
+    by: str
+    verified: bool
+    run_id: str
+    sessions: int = 0
+    since: datetime | None = None
+
+
+@dataclass(frozen=True)
 class ApprovalFact:
     """One person's yes to exactly this content, evidence and incumbent.
 
@@ -80,11 +127,12 @@ class ApprovalFact:
 
 @dataclass(frozen=True)
 class IncumbentFacts:
-    """What the slot points to now."""
+    """What the slot points to now; `emergency`: since when and why past the gate, if it is so."""
 
     version: int
     content_digest: str | None
     evidence: tuple[SuiteEvidence, ...] = ()
+    emergency: str | None = None
 
 
 @dataclass(frozen=True)
@@ -124,6 +172,8 @@ class GateFacts:
         content_problem: Why the content cannot be trusted, None if it can.
         author: Who registered the version, None if not known.
         evidence: Latest usable or unusable evidence per suite, about this very content.
+        loads: Latest load test per profile, likewise.
+        drift_reports: Those about this content, each window of traffic once.
         incumbent: What the slot points to, None if to nothing.
         policy_tests: None if not known.
         contracts: None if not known.
@@ -143,6 +193,8 @@ class GateFacts:
     content_problem: str | None = None
     author: str | None = None
     evidence: tuple[SuiteEvidence, ...] = ()
+    loads: tuple[LoadFact, ...] = ()
+    drift_reports: tuple[DriftFact, ...] = ()
     incumbent: IncumbentFacts | None = None
     policy_tests: PolicyTestsFact | None = None
     contracts: ContractsFact | None = None

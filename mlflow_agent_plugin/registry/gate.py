@@ -16,7 +16,7 @@ from typing import Any
 
 from mlflow_agent_plugin.registry.facts import GateFacts
 from mlflow_agent_plugin.registry.judges import judge, judge_content, judge_request, unknown
-from mlflow_agent_plugin.registry.report import GateReport
+from mlflow_agent_plugin.registry.report import EMERGENCY, GateReport
 
 
 def evaluate(requirements: Sequence[Any], facts: GateFacts) -> GateReport:
@@ -44,7 +44,13 @@ def evaluate(requirements: Sequence[Any], facts: GateFacts) -> GateReport:
 
 def _notes(facts: GateFacts) -> tuple[str, ...]:
     notes = []
-    if any(item.local_key for item in facts.evidence):
+    if facts.incumbent is not None and facts.incumbent.emergency is not None:
+        notes.append(
+            f"{EMERGENCY}: {facts.slot} points to version {facts.incumbent.version} past the gate "
+            f"{facts.incumbent.emergency}"
+        )
+    local = [item.local_key for item in facts.evidence] + [item.local_key for item in facts.loads]
+    if any(local):
         notes.append("evidence is signed with a key made on this machine")
     if facts.allow_unverified:
         notes.append("names of people who did not log in are believed (allow_unverified)")

@@ -66,6 +66,8 @@ def database_uri(store_uri: str) -> str:
     scheme, separator, rest = uri.partition("://")
     if scheme == "postgresql" and not _installed("psycopg2") and _installed("psycopg"):
         scheme = "postgresql+psycopg"
+    if scheme == "mysql" and not _installed("MySQLdb") and _installed("pymysql"):
+        scheme = "mysql+pymysql"
     return f"{scheme}{separator}{rest}"
 
 

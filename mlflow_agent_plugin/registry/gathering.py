@@ -9,9 +9,7 @@ Rules:
 
 from __future__ import annotations
 
-import hashlib
 import json
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,15 +17,19 @@ from typing import Any
 
 from mlflow_agent_plugin.entities import sha256_of_json
 from mlflow_agent_plugin.errors import AgentError, EvidenceError, IntegrityError
+from mlflow_agent_plugin.package.slots import Slot
 from mlflow_agent_plugin.registry.facts import (
     ApprovalFact,
     ContractsFact,
     GateFacts,
     IncumbentFacts,
-    Measure,
+    LoadFact,
     SuiteEvidence,
 )
+from mlflow_agent_plugin.registry.measures import read_levels, read_measures
+from mlflow_agent_plugin.registry.monitoring import drift_fact
 from mlflow_agent_plugin.registry.records import (
+    LOAD_PREFIX,
     EvidenceRecord,
     Gate,
     Records,
@@ -36,12 +38,8 @@ from mlflow_agent_plugin.registry.records import (
 )
 from mlflow_agent_plugin.registry.requirements import SoakRequirement
 from mlflow_agent_plugin.registry.rules import combine
-from mlflow_agent_plugin.registry.slots import Slot
 from mlflow_agent_plugin.registry.vault import Vault
 from mlflow_agent_plugin.trust.keys import KeyPurpose, KeyStore
-
-MAX_RESULTS_BYTES = 256 * 1024**2
-MAX_KNOWN = 64
 
 
 @dataclass(frozen=True)
@@ -108,7 +106,10 @@ def gather(
     evidence = () if record is None else _evidence(records, gate, record, keys)
     own = () if record is None or record.rules is None else record.rules.requirements(slot)
     requirements = combine(gate.rules.requirements(slot), own)
-    subject = _subject(gate, slot, version, record, evidence, incumbent, theirs, requirements)
+    loads = () if record is None else _loads(records, gate, record, keys)
+    subject = _subject(
+        gate, slot, version, record, evidence, loads, incumbent, theirs, requirements
+    )
     request = records.request(gate, version, str(slot))
     approvals: list[ApprovalFact] = []
     stale = 0
@@ -129,12 +130,19 @@ def gather(
         content_problem=None if record is None else vault.problem(record.content_digest),
         author=None if record is None else record.author,
         evidence=evidence,
+        loads=loads,
+        drift_reports=()
+        if record is None
+        else tuple(
+            drift_fact(item) for item in records.drift_reports(gate.name, record.agent_digest)
+        ),
         incumbent=None
         if incumbent is None
         else IncumbentFacts(
             version=incumbent,
             content_digest=None if theirs is None else theirs.content_digest,
             evidence=() if theirs is None else _evidence(records, gate, theirs, keys),
+            emergency=_emergency(records, gate, slot),
         ),
         policy_tests=None if record is None else record.policy_tests,
         contracts=_contracts(record, theirs),
@@ -148,77 +156,12 @@ def gather(
     return Candidate(facts, requirements, subject, request, record)
 
 
-def read_measures(packed: bytes, digest: str) -> Measures:
-    """Return what a compressed results table says, recomputed.
-
-    Raises:
-        EvidenceError: It is malformed, or not the one with `digest`.
-    """
-    key = (hashlib.sha256(packed).hexdigest(), digest)
-    known = _known.get(key)
-    if known is None:
-        known = _read_measures(packed, digest)
-        while len(_known) >= MAX_KNOWN:
-            _known.pop(next(iter(_known)), None)
-        _known[key] = known
-    return known
-
-
-@dataclass(frozen=True)
-class Measures:
-    """A results table in numbers."""
-
-    metrics: Mapping[str, Measure]
-    passed: Mapping[str, Mapping[str, bool]]
-    cases: int
-    unsafe_calls: int
-
-
-_known: dict[tuple[str, str], Measures] = {}
-"""Results read lately, by the hash of what was read and the digest it fits: never out of date."""
-
-
-def _read_measures(packed: bytes, digest: str) -> Measures:
-    from mlflow_agent_plugin.trust.evidence import compute_metrics, parse_results
-
-    data = unpack(packed)
-    if "sha256:" + hashlib.sha256(data).hexdigest() != digest:
-        raise EvidenceError("the stored results are not the ones that were signed")
-    rows = parse_results(data)
-    metrics = {
-        name: Measure(metric.value, metric.low, metric.n, metric.successes)
-        for name, metric in compute_metrics(rows).items()
-    }
-    passed = {
-        "task_success": {row.case_id: row.success for row in rows},
-        "intent_accuracy": {
-            row.case_id: row.intent == row.expected_intent
-            for row in rows
-            if row.expected_intent is not None
-        },
-        "outcome_accuracy": {
-            row.case_id: row.outcome == row.expected_outcome
-            for row in rows
-            if row.expected_outcome is not None
-        },
-    }
-    return Measures(metrics, passed, len(rows), sum(row.unsafe_calls for row in rows))
-
-
-def unpack(packed: bytes) -> bytes:
-    """Return the bytes of a compressed results table.
-
-    Raises:
-        EvidenceError: They are malformed or unreasonably large.
-    """
-    unpacker = zlib.decompressobj()
-    try:
-        data = unpacker.decompress(packed, MAX_RESULTS_BYTES)
-    except zlib.error as error:
-        raise EvidenceError("the stored results are damaged") from error
-    if unpacker.unconsumed_tail:
-        raise EvidenceError("the stored results are too large")
-    return data
+def _emergency(records: Records, gate: Gate, slot: Slot) -> str | None:
+    """Return who made `slot` point where it does past the gate and why, None if nobody did."""
+    last = records.last_change(gate.name, str(slot))
+    if last is None or last.kind != "emergency" or last.epoch != gate.epoch:
+        return None
+    return f"since {last.at:%Y-%m-%d %H:%M} UTC, by {last.actor}: {last.reason}"
 
 
 def _check_no_agent(records: Records, gate: Gate, slot: Slot, version: int) -> None:
@@ -244,6 +187,7 @@ def _verified(item: EvidenceRecord, record: VersionRecord, keys: Keys) -> SuiteE
     from mlflow_agent_plugin.trust.evidence import read_evidence, verify_evidence
 
     try:
+        check_revoked(item)
         statement = verify_evidence(item.envelope, keys.trusted, agent_digest=record.agent_digest)
         signed = read_evidence(statement)
         measures = read_measures(item.packed, signed.results_digest)
@@ -274,12 +218,51 @@ def _verified(item: EvidenceRecord, record: VersionRecord, keys: Keys) -> SuiteE
     )
 
 
+def check_revoked(item: EvidenceRecord) -> None:
+    """Refuse evidence somebody revoked.
+
+    Raises:
+        EvidenceError: It was revoked; says by whom and why.
+    """
+    if item.revoked is not None:
+        raise EvidenceError(item.revoked)
+
+
+def _loads(records: Records, gate: Gate, record: VersionRecord, keys: Keys) -> tuple[LoadFact, ...]:
+    return tuple(
+        _verified_load(item, record, keys) for item in records.loads(gate.name, record.agent_digest)
+    )
+
+
+def _verified_load(item: EvidenceRecord, record: VersionRecord, keys: Keys) -> LoadFact:
+    from mlflow_agent_plugin.trust.evidence import verify_load
+
+    try:
+        check_revoked(item)
+        signed = verify_load(item.envelope, keys.trusted, agent_digest=record.agent_digest)
+        levels = read_levels(item.packed, signed)
+        problem, local = None, keys.is_local(item.envelope)
+    except AgentError as error:
+        levels, problem, local = (), error.problem, False
+    return LoadFact(
+        profile=item.suite.removeprefix(LOAD_PREFIX),
+        profile_digest=item.suite_digest,
+        requests_digest=item.results_digest,
+        run_id=item.run_id,
+        levels=levels,
+        measured_at=item.evaluated_at,
+        local_key=local,
+        problem=problem,
+    )
+
+
 def _subject(
     gate: Gate,
     slot: Slot,
     version: int,
     record: VersionRecord | None,
     evidence: Sequence[SuiteEvidence],
+    loads: Sequence[LoadFact],
     incumbent: int | None,
     theirs: VersionRecord | None,
     requirements: Sequence[Any],
@@ -291,7 +274,10 @@ def _subject(
             "slot": str(slot),
             "version": version,
             "content": None if record is None else record.content_digest,
-            "evidence": [[item.suite, item.suite_digest, item.results_digest] for item in evidence],
+            "evidence": [
+                *([item.suite, item.suite_digest, item.results_digest] for item in evidence),
+                *([item.profile, item.profile_digest, item.requests_digest] for item in loads),
+            ],
             "incumbent": [incumbent, None if theirs is None else theirs.content_digest],
             "rules": [item.model_dump(mode="json") for item in requirements],
         }

@@ -94,7 +94,16 @@ def _checks(connection: Connection, store: Any) -> Iterator[tuple[str, Callable[
     from mlflow_agent_plugin.registry.seal import Sealer
 
     sealer = Sealer()
-    sealed = (tables.gates, tables.versions, tables.evidence, tables.requests, tables.answers)
+    sealed = (
+        tables.gates,
+        tables.versions,
+        tables.evidence,
+        tables.revocations,
+        tables.requests,
+        tables.applies,
+        tables.answers,
+        tables.comments,
+    )
     for table in sealed:
         columns = [column for column in table.c if column.name != "results"]
         for row in connection.execute(select(*columns)).mappings().all():
@@ -112,10 +121,15 @@ def _checks(connection: Connection, store: Any) -> Iterator[tuple[str, Callable[
 
 
 def _check_evidence(row: dict[str, Any]) -> None:
-    from mlflow_agent_plugin.registry.gathering import read_measures
+    from mlflow_agent_plugin.entities import sha256_digest
+    from mlflow_agent_plugin.errors import EvidenceError
+    from mlflow_agent_plugin.registry.measures import read_measures, unpack
 
     try:
-        read_measures(bytes(row["results"]), row["results_digest"])
+        if ":" not in row["suite"]:
+            read_measures(bytes(row["results"]), row["results_digest"])
+        elif sha256_digest(unpack(bytes(row["results"]))) != row["results_digest"]:
+            raise EvidenceError("the stored table is not the one that was recorded")
     except AgentError as error:
         raise type(error)(
             error.problem, where=f"evidence of {row['name']} on {row['suite']}, run {row['run_id']}"
@@ -159,6 +173,8 @@ def _missing(store: Any) -> Iterator[str]:
                 )
             )
         }
+        r = tables.revocations.c
+        revoked = {tuple(row) for row in connection.execute(select(r.workspace, r.name, r.run_id))}
     told: Counter[tuple[Any, ...]] = Counter()
     moves: Counter[tuple[Any, ...]] = Counter()
     for event in events:
@@ -167,8 +183,12 @@ def _missing(store: Any) -> Iterator[str]:
         if event.kind == "version_registered":
             if (*where, body.get("epoch"), body.get("version")) not in versions:
                 yield f"{where[1]}: version {body.get('version')} was registered, its row is gone"
-        elif event.kind == "evidence_recorded":
+        elif event.kind in {"evidence_recorded", "drift_detected"} and "suite" in body:
             told[(*where, body.get("suite"), body.get("results_digest"))] += 1
+        elif event.kind == "evidence_revoked":
+            if (*where, body.get("run_id")) not in revoked:
+                run = body.get("run_id")
+                yield f"{where[1]}: evidence of run {run} was revoked, its row is gone"
         elif event.kind in _MOVES:
             moves[(*where, body.get("slot"))] += 1
     for key, count in told.items():

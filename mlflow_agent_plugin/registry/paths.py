@@ -102,7 +102,7 @@ has a method that is not here.
 |---|---|---|
 {rows}
 
-Besides the store, a server with this registry refuses writes and deletes of artifacts below
+Besides the store, a server with this registry refuses writes and deletes of artifacts in
 `agent-registry/`, where the registry keeps its own copies.
 """
 

@@ -12,11 +12,15 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
 from mlflow_agent_plugin.errors import IntegrityError
+
+CONSOLE_VARIABLE = "_MLFLOW_AGENTS_CONSOLE"
+"""Path of the review console on this server; the app that holds it sets it."""
 
 _REMOTE = frozenset({"http", "https", "ftp", "sftp", "hdfs", "viewfs", "dbfs", "databricks"})
 
@@ -55,6 +59,26 @@ def tracking(tracking_uri: str | None = None) -> Any:
     return _get_store(tracking_uri)
 
 
+def open_tracking(source: str) -> None:
+    """Let MLflow open the tracking store it asks about `source`, before a transaction is open.
+
+    In a server with workspaces, MLflow's registry opens one of its own, and that writes a default
+    experiment: on sqlite it would wait for the very transaction it is called in.
+    """
+    from mlflow.environment_variables import MLFLOW_ENABLE_WORKSPACES
+
+    if in_server() is None or not MLFLOW_ENABLE_WORKSPACES.get():
+        return
+    if urlparse(source).scheme == "models":
+        from mlflow import MlflowClient
+        from mlflow.store.artifact.utils.models import _parse_model_uri
+
+        with suppress(Exception):  # MLflow's own method says what is wrong with it
+            model_id = _parse_model_uri(source).model_id
+            if model_id is not None:
+                MlflowClient().get_logged_model(model_id)
+
+
 def may_read(location: str) -> bool:
     """Return False for places a server must not fetch from because a client named them."""
     scheme = urlparse(location).scheme.lower()
@@ -71,6 +95,16 @@ def in_server() -> Any:
     if "_MLFLOW_SERVER_FILE_STORE" not in os.environ:
         return None
     return sys.modules.get("mlflow.server.handlers")
+
+
+def console_path(name: str, version: int) -> str | None:
+    """Return where this server's review console shows a version, None if it has no console."""
+    from urllib.parse import quote
+
+    base = os.environ.get(CONSOLE_VARIABLE)
+    if in_server() is None or not base:
+        return None
+    return f"{base}/models/{quote(name, safe='')}/versions/{version}"
 
 
 def repository(location: str) -> tuple[Any, str]:

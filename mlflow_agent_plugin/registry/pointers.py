@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, select
+from collections.abc import Collection
+from typing import Any
 
-from mlflow_agent_plugin.registry.slots import Slot
+from sqlalchemy import Connection, and_, func, select
+
+from mlflow_agent_plugin.package.slots import STAGES, Slot
 
 
 class Pointers:
@@ -69,3 +72,32 @@ class Pointers:
         )
         found = self._connection.execute(query).scalar()
         return None if found is None else int(found)
+
+
+def read_pointers(
+    connection: Connection, workspace: str, names: Collection[str]
+) -> dict[str, dict[Slot, int]]:
+    """Return what stages and aliases of several models point to, as `Pointers.of` would.
+
+    Models that do not exist are left out.
+    """
+    from mlflow.store.model_registry.dbmodels.models import SqlModelVersion as Version
+    from mlflow.store.model_registry.dbmodels.models import SqlRegisteredModel as Model
+    from mlflow.store.model_registry.dbmodels.models import SqlRegisteredModelAlias as Alias
+
+    def of(table: Any) -> Any:
+        return and_(table.workspace == workspace, table.name.in_(names))
+
+    found: dict[str, dict[Slot, int]] = {
+        str(row.name): {} for row in connection.execute(select(Model.name).where(of(Model)))
+    }
+    staged = (
+        select(Version.name, Version.current_stage, func.max(Version.version).label("version"))
+        .where(of(Version), Version.current_stage.in_(STAGES))
+        .group_by(Version.name, Version.current_stage)
+    )
+    for row in connection.execute(staged):
+        found[row.name][Slot(str(row.current_stage), is_alias=False)] = int(row.version)
+    for row in connection.execute(select(Alias.name, Alias.alias, Alias.version).where(of(Alias))):
+        found[row.name][Slot(str(row.alias), is_alias=True)] = int(row.version)
+    return found

@@ -4,8 +4,9 @@
     promoted.folder                      # the model, checked byte for byte; nothing of it was run
 
 Rules:
-- The registry signs every change of a slot; the statement stands in a tag of the version. It is
-  checked with the keys trusted here (this machine's, or those in ``trusted/audit``).
+- The registry signs every change of a slot (an in-toto statement in a DSSE envelope, see
+  `trust.evidence.promotion`); the statement stands in a tag of the version. It is checked with the
+  keys trusted here (this machine's, or those in ``trusted/audit``).
 - The statement has to be about this model, this slot and this version, and the downloaded content
   has to be the content it names. Whatever does not fit refuses to load.
 """
@@ -13,41 +14,31 @@ Rules:
 from __future__ import annotations
 
 import json
-import tempfile
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlflow_agent_plugin.errors import IntegrityError
-from mlflow_agent_plugin.registry.seal import Sealer
-from mlflow_agent_plugin.registry.slots import Slot
+from mlflow_agent_plugin.core.copies import new_copy_folder
+from mlflow_agent_plugin.errors import EvidenceError, IntegrityError
+from mlflow_agent_plugin.package.model_folder import digest_folder
+from mlflow_agent_plugin.package.slots import Slot
+from mlflow_agent_plugin.trust.evidence import Promotion, verify_promotion
+from mlflow_agent_plugin.trust.keys import KeyPurpose, KeyStore
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-HISTORY_TABLE = "agent_slot_history"
-_STANDING = frozenset({"promoted", "rolled_back", "emergency"})
 _HINT = "Do not serve it; look at the registry's history and audit."
 
 
 @dataclass(frozen=True)
-class Promotion:
-    """What the registry said when it pointed a slot to a version.
+class FetchedPromotion(Promotion):
+    """A promotion, with the content it is about if that was downloaded.
 
     Attributes:
-        kind: promoted, rolled_back or emergency.
         folder: The model folder on this machine, checked; None before `fetch_promoted` made it.
     """
 
-    name: str
-    slot: str
-    version: int
-    kind: str
-    content_digest: str
-    agent_digest: str
-    actor: str
-    at: datetime
     folder: Path | None = None
 
 
@@ -57,13 +48,13 @@ def fetch_promoted(
     *,
     destination: str | Path | None = None,
     client: MlflowClient | None = None,
-) -> Promotion:
+) -> FetchedPromotion:
     """Download what a protected slot points to and check it against the registry's statement.
 
     Args:
         name: Registered model.
         slot: Stage or ``@alias``.
-        destination: New or empty folder; default: a temporary one.
+        destination: New or empty folder; default: a temporary one, gone when the process ends.
         client: MLflow client; default: a new one on MLflow's current registry.
 
     Raises:
@@ -71,13 +62,12 @@ def fetch_promoted(
             not what it names.
         MlflowException: The slot points to nothing.
     """
-    from mlflow_agent_plugin.registry.content import digest_folder
     from mlflow_agent_plugin.registry.places import repository
 
     used = _client(client)
     wanted = Slot.parse(slot)
     found = check_promotion(name, str(wanted), client=used)
-    target = Path(destination) if destination else Path(tempfile.mkdtemp(prefix="agent-promoted-"))
+    target = Path(destination or new_copy_folder("agent-promoted-"))
     target.mkdir(parents=True, exist_ok=True)
     repo, path = repository(used.get_model_version_download_uri(name, str(found.version)))
     folder = Path(repo.download_artifacts(path, str(target)))
@@ -88,10 +78,12 @@ def fetch_promoted(
             where=f"{name} {wanted}",
             hint=_HINT,
         )
-    return Promotion(**{**vars(found), "folder": folder})
+    return FetchedPromotion(**{**vars(found), "folder": folder})
 
 
-def check_promotion(name: str, slot: str, *, client: MlflowClient | None = None) -> Promotion:
+def check_promotion(
+    name: str, slot: str, *, client: MlflowClient | None = None
+) -> FetchedPromotion:
     """Check the registry's statement about what `slot` points to; downloads nothing.
 
     Raises:
@@ -111,7 +103,7 @@ def check_promotion(name: str, slot: str, *, client: MlflowClient | None = None)
     return check_statement(text, name, str(wanted), int(version.version))
 
 
-def check_statement(text: str, name: str, slot: str, version: int) -> Promotion:
+def check_statement(text: str, name: str, slot: str, version: int) -> FetchedPromotion:
     """Return the promotion a signed statement is about.
 
     Raises:
@@ -119,25 +111,18 @@ def check_statement(text: str, name: str, slot: str, version: int) -> Promotion:
     """
     where = f"{name} {slot}"
     try:
-        row: dict[str, Any] = json.loads(text)
-        Sealer().check(HISTORY_TABLE, row)
-        promotion = Promotion(
-            name=str(row["name"]),
-            slot=str(row["slot"]),
-            version=int(row["version"]),
-            kind=str(row["kind"]),
-            content_digest=str(row["content_digest"]),
-            agent_digest=str(row["agent_digest"]),
-            actor=str(row["actor"]),
-            at=datetime.fromisoformat(row["at"]),
+        promotion = verify_promotion(
+            json.loads(text),
+            KeyStore().trusted_keys(KeyPurpose.AUDIT),
+            name=name,
+            slot=slot,
+            version=version,
         )
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise IntegrityError("the statement is malformed", where=where, hint=_HINT) from error
-    if (promotion.name, promotion.slot, promotion.version) != (name, slot, version):
-        raise IntegrityError("the statement is about something else", where=where, hint=_HINT)
-    if promotion.kind not in _STANDING:
-        raise IntegrityError(f"the statement says {promotion.kind}", where=where, hint=_HINT)
-    return promotion
+    except EvidenceError as error:
+        raise IntegrityError(error.problem, where=where, hint=error.hint or _HINT) from error
+    except (ValueError, RecursionError) as error:
+        raise IntegrityError("the statement is not JSON", where=where, hint=_HINT) from error
+    return FetchedPromotion(**vars(promotion))
 
 
 def _client(client: MlflowClient | None) -> MlflowClient:

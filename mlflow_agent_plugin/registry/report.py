@@ -11,6 +11,9 @@ from enum import Enum
 from html import escape
 from typing import Any
 
+EMERGENCY = "EMERGENCY"
+"""First word of a note that something stands where the gate did not let it; shown in red."""
+
 TOAST_CHARS = 900
 """Longest refusal message; MLflow's pages show it in a toast."""
 
@@ -153,7 +156,12 @@ class GateReport:
             f"<td style='text-align:left'>{escape(item.hint)}</td></tr>"
             for item in self.results
         )
-        notes = "".join(f"<p><small>{escape(note)}</small></p>" for note in self.notes)
+        notes = "".join(
+            f"<p style='color:{colours[Status.UNMET]}'><b>{escape(note)}</b></p>"
+            if note.startswith(EMERGENCY)
+            else f"<p><small>{escape(note)}</small></p>"
+            for note in self.notes
+        )
         head = escape(f"{self.name} version {self.version} → {self.slot}: {self.summary()}")
         return (
             f"<p><b>{head}</b></p><table><thead><tr><th></th><th>Requirement</th><th>Found</th>"

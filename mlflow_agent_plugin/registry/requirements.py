@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Literal, Union
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from mlflow_agent_plugin.errors import RequestError
 from mlflow_agent_plugin.package.manifest import Name, StrictModel
-from mlflow_agent_plugin.registry.slots import Slot
+from mlflow_agent_plugin.package.slots import Slot
 
 ANY_SUITE = "*"
 
@@ -205,28 +205,113 @@ class EvidenceAgeRequirement(BaseRequirement):
         return isinstance(other, EvidenceAgeRequirement) and self.hours <= other.hours
 
 
+class LoadRequirement(BaseRequirement):
+    """A signed load test was fast enough, with few enough errors, at a concurrency.
+
+    Attributes:
+        profile: Load profile, or ``*``: every profile there is evidence on, at least one.
+        concurrency: Requests at once; the lowest level measured at that or more counts.
+        p95_seconds: Largest acceptable 95th percentile of the time a request takes.
+        error_rate: Largest acceptable share of requests that failed.
+        use_upper_bound: Compare the upper 95% bound of the error rate, not the estimate.
+        minimum_sample: Fewest requests at that level.
+        profile_digest: The exact profile, when its content is pinned.
+    """
+
+    kind: Literal["load"]
+    profile: SuiteName = ANY_SUITE
+    concurrency: int = Field(ge=1)
+    p95_seconds: float = Field(gt=0)
+    error_rate: float = Field(default=0.01, ge=0, lt=1)
+    use_upper_bound: bool = True
+    minimum_sample: int = Field(default=100, ge=1)
+    profile_digest: Sha256 | None = None
+
+    def title(self) -> str:
+        """See base."""
+        where = "" if self.profile == ANY_SUITE else f" {self.profile}"
+        return (
+            f"load{where}: p95 at most {self.p95_seconds:g} s and error rate at most "
+            f"{self.error_rate:g} at {self.concurrency}"
+        )
+
+    def implies(self, other: BaseRequirement) -> bool:
+        """See base."""
+        return (
+            isinstance(other, LoadRequirement)
+            and self.profile == other.profile
+            and self.concurrency == other.concurrency
+            and self.p95_seconds <= other.p95_seconds
+            and self.error_rate <= other.error_rate
+            and (self.use_upper_bound or not other.use_upper_bound)
+            and self.minimum_sample >= other.minimum_sample
+            and other.profile_digest in {None, self.profile_digest}
+        )
+
+
+class DriftRequirement(BaseRequirement):
+    """The latest drift report about this content's traffic says that nothing drifted.
+
+    Attributes:
+        max_age_hours: Age at which a report says nothing any more.
+        not_author: A report handed in by the author of the version does not count.
+    """
+
+    kind: Literal["drift"]
+    max_age_hours: float = Field(default=168, gt=0, le=24 * 366)
+    not_author: bool = True
+
+    def title(self) -> str:
+        """See base."""
+        return f"drift: none by a report of the last {self.max_age_hours:g} hours"
+
+    def implies(self, other: BaseRequirement) -> bool:
+        """See base."""
+        return (
+            isinstance(other, DriftRequirement)
+            and self.max_age_hours <= other.max_age_hours
+            and (self.not_author or not other.not_author)
+        )
+
+
 class SoakRequirement(BaseRequirement):
-    """The same content stood in another slot for a while before."""
+    """The same content stood in another slot before: for a while, for some sessions, or both.
+
+    Attributes:
+        slot: That slot.
+        hours: How long, without a break, up to now.
+        sessions: How many sessions drift reports looked at since then.
+    """
 
     kind: Literal["soak"]
     slot: str
-    hours: float = Field(gt=0, le=24 * 366)
+    hours: float | None = Field(default=None, gt=0, le=24 * 366)
+    sessions: int | None = Field(default=None, ge=1)
 
     @field_validator("slot")
     @classmethod
     def _is_slot(cls, text: str) -> str:
         return slot_text(text)
 
+    @model_validator(mode="after")
+    def _asks_something(self) -> SoakRequirement:
+        if self.hours is None and self.sessions is None:
+            raise ValueError("give hours, sessions or both")
+        return self
+
     def title(self) -> str:
         """See base."""
-        return f"soak: {self.hours:g} hours in {self.slot}"
+        hours = None if self.hours is None else f"{self.hours:g} hours"
+        sessions = None if self.sessions is None else f"{self.sessions} sessions"
+        return f"soak: {' and '.join(filter(None, (hours, sessions)))} in {self.slot}"
 
     def implies(self, other: BaseRequirement) -> bool:
         """See base."""
         return (
             isinstance(other, SoakRequirement)
             and self.slot == other.slot
-            and self.hours >= other.hours
+            and (self.hours or 0) >= (other.hours or 0)
+            and (self.sessions or 0) >= (other.sessions or 0)
         )
 
 
@@ -239,6 +324,8 @@ Requirement = Annotated[
         PolicyTestsRequirement,
         ApprovalsRequirement,
         EvidenceAgeRequirement,
+        LoadRequirement,
+        DriftRequirement,
         SoakRequirement,
     ],
     Field(discriminator="kind"),
@@ -253,6 +340,8 @@ KINDS: Mapping[str, type[BaseRequirement]] = MappingProxyType(
         "policy_tests": PolicyTestsRequirement,
         "approvals": ApprovalsRequirement,
         "evidence_max_age": EvidenceAgeRequirement,
+        "load": LoadRequirement,
+        "drift": DriftRequirement,
         "soak": SoakRequirement,
     }
 )

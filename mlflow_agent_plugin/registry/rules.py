@@ -22,6 +22,7 @@ from mlflow_agent_plugin.entities import sha256_of_json
 from mlflow_agent_plugin.errors import AgentError, BundleError, IntegrityError
 from mlflow_agent_plugin.package.manifest import Name, StrictModel
 from mlflow_agent_plugin.package.reading import YamlDocument, parse_yaml, validate_document
+from mlflow_agent_plugin.package.slots import Slot, fold
 from mlflow_agent_plugin.registry.requirements import (
     ANY_SUITE,
     KINDS,
@@ -29,7 +30,6 @@ from mlflow_agent_plugin.registry.requirements import (
     Requirement,
     slot_text,
 )
-from mlflow_agent_plugin.registry.slots import Slot, fold
 
 GATE_FILE = "gate.yaml"
 

@@ -18,10 +18,11 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INTERNAL_ERROR
 from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
 from mlflow.utils.validation import _validate_model_version
-from sqlalchemy import select
+from sqlalchemy import text
 
 from mlflow_agent_plugin.entities import Actor, utc_now
 from mlflow_agent_plugin.errors import AgentError, IntegrityError, RequestError, as_mlflow
+from mlflow_agent_plugin.package.slots import Slot
 from mlflow_agent_plugin.registry import tables
 from mlflow_agent_plugin.registry.caller import current_caller
 from mlflow_agent_plugin.registry.content import AgentContent
@@ -33,13 +34,19 @@ from mlflow_agent_plugin.registry.pointers import Pointers
 from mlflow_agent_plugin.registry.records import Gate, HistoryEntry, Records
 from mlflow_agent_plugin.registry.report import GateReport
 from mlflow_agent_plugin.registry.rules import default_rules
-from mlflow_agent_plugin.registry.slots import Slot
 from mlflow_agent_plugin.registry.tags import TagBoard
 from mlflow_agent_plugin.registry.transaction import Transactions, lock_model
-from mlflow_agent_plugin.registry.vault import Vault
+from mlflow_agent_plugin.registry.vault import ContentNeededError, Vault
+from mlflow_agent_plugin.registry.webhooks import Announcement, announce
 from mlflow_agent_plugin.trust.audit import AuditKind
 
 T = TypeVar("T")
+
+# Asked at every call about any model: one statement, compiled once.
+_GATED = text(
+    f"SELECT name FROM {tables.gates.name} WHERE workspace = :w AND name = :n "  # noqa: S608 - our names
+    f"UNION ALL SELECT name FROM {tables.versions.name} WHERE workspace = :w AND name = :n LIMIT 1"
+)
 
 
 class RunningStore(SqlAlchemyStore):  # type: ignore[misc]  # mlflow is untyped to us
@@ -58,7 +65,9 @@ class RunningStore(SqlAlchemyStore):  # type: ignore[misc]  # mlflow is untyped 
         self._tracking_uri = tracking_uri
         self._vault = Vault.beside(db_uri)
         stock_sessions: Any = self.ManagedSessionMaker  # type: ignore[has-type]  # mlflow is untyped
-        self._transactions = Transactions(db_uri, self.engine, stock_sessions, utc_now)
+        self._transactions = Transactions(
+            db_uri, self.engine, stock_sessions, utc_now, replica=bool(read_db_uri)
+        )
         self.ManagedSessionMaker = self._join
 
     def _join(self, read_only: bool = True) -> Any:  # noqa: FBT001, FBT002 - MLflow's signature
@@ -72,11 +81,10 @@ class RunningStore(SqlAlchemyStore):  # type: ignore[misc]  # mlflow is untyped 
         governed: Callable[[Desk], T],
     ) -> T:
         """Run a change as MLflow does, or through the desk if the model is gated."""
-        if not self._is_gated(name):
-            with self._transactions.ordinary() as session:
-                lock_model(session, self._get_active_workspace(), name)
-                if not self._is_gated(name):
-                    return ordinary()
+        with self._transactions.ordinary() as session:
+            lock_model(session, self._get_active_workspace(), name)
+            if not self._is_gated(name):
+                return ordinary()
         return self._governed(operation, name, governed)
 
     def _governed(
@@ -87,30 +95,16 @@ class RunningStore(SqlAlchemyStore):  # type: ignore[misc]  # mlflow is untyped 
         *,
         content: AgentContent | None = None,
     ) -> T:
-        workspace = self._get_active_workspace()
         try:
-            caller = current_caller(workspace)
-            with self._transactions.governed() as transaction:
-                lock_model(transaction.session, workspace, name)
-                records = Records(transaction.connection, workspace, now=utc_now())
-                pointers = Pointers(transaction.connection, workspace, name)
-                if self._is_gated(name):
-                    gate = gate_of(records, name)
-                else:
-                    gate = self._new_gate(records, pointers, name, content, caller)
-                return work(
-                    Desk(
-                        transaction=transaction,
-                        records=records,
-                        gate=gate,
-                        caller=caller,
-                        pointers=pointers,
-                        vault=self._vault.remembering(),
-                        keys=Keys(),
-                        tags=TagBoard(transaction.session, workspace, name),
-                        move=lambda slot, version: self._move(name, slot, version),
-                    )
-                )
+            with self._vault.for_one_decision() as vault:
+                if content is not None:
+                    vault.know(content)
+                while True:
+                    try:
+                        result, told = self._decide(name, work, content, vault)
+                        break
+                    except ContentNeededError as needed:
+                        vault.read(needed.digest)  # nothing is locked now
         except AgentError as error:
             raise self._refused(operation, name, error) from error
         except MlflowException:
@@ -119,6 +113,44 @@ class RunningStore(SqlAlchemyStore):  # type: ignore[misc]  # mlflow is untyped 
             raise MlflowException(
                 f"{operation} failed: {type(error).__name__}: {error}", error_code=INTERNAL_ERROR
             ) from error
+        announce(self, name, told)
+        return result
+
+    def _decide(
+        self, name: str, work: Callable[[Desk], T], content: AgentContent | None, vault: Vault
+    ) -> tuple[T, list[Announcement]]:
+        """Run a change in one transaction; return its result and what webhooks are told.
+
+        Raises:
+            ContentNeededError: It has to be run again once that content was read.
+        """
+        workspace = self._get_active_workspace()
+        told: list[Announcement] = []
+        caller = current_caller(workspace)
+        with self._transactions.governed() as transaction:
+            lock_model(transaction.session, workspace, name)
+            records = Records(transaction.connection, workspace, now=utc_now())
+            pointers = Pointers(transaction.connection, workspace, name)
+            if self._is_gated(name):
+                gate = gate_of(records, name)
+                check_spelling(gate.name, name)
+            else:
+                gate = self._new_gate(records, pointers, name, content, caller)
+            result = work(
+                Desk(
+                    transaction=transaction,
+                    records=records,
+                    gate=gate,
+                    caller=caller,
+                    pointers=pointers,
+                    vault=vault,
+                    keys=Keys(),
+                    tags=TagBoard(transaction.session, workspace, name),
+                    move=lambda slot, version: self._move(name, slot, version),
+                    told=told,
+                )
+            )
+        return result, told
 
     def _new_gate(
         self,
@@ -175,17 +207,14 @@ class RunningStore(SqlAlchemyStore):  # type: ignore[misc]  # mlflow is untyped 
 
     def _is_gated(self, name: str) -> bool:
         """Say whether a model ever had an agent version, though its gate's row were gone."""
-        workspace = self._get_active_workspace()
+        return self._gated_name(name) is not None
+
+    def _gated_name(self, name: str) -> str | None:
+        """Return the gated model the database takes `name` for, None for an ordinary one."""
         with self._transactions.reading() as connection:
-            return any(
-                connection.execute(
-                    select(table.c.name)
-                    .where(table.c.workspace == workspace, table.c.name == name)
-                    .limit(1)
-                ).first()
-                is not None
-                for table in (tables.gates, tables.versions)
-            )
+            found = connection.execute(_GATED, {"w": self._get_active_workspace(), "n": name})
+            row = found.first()
+        return None if row is None else str(row.name)
 
     def _location(self, source: str) -> str | None:
         """Return where the bytes of a version's source lie, None if that cannot be said."""
@@ -244,6 +273,19 @@ class RunningStore(SqlAlchemyStore):  # type: ignore[misc]  # mlflow is untyped 
     def _slot_history(self, name: str, slot: str | None) -> list[HistoryEntry]:
         with self._reading(name) as records:
             return [] if records is None else records.history(name, slot)
+
+
+def check_spelling(known: str, given: str) -> None:
+    """Refuse another spelling of a gated model's name, though the database took it for the same.
+
+    Raises:
+        RequestError: It is another one: what is signed and audited would be about no such model.
+    """
+    if given != known:
+        raise RequestError(
+            f"there is no model {given!r}; this database takes it for {known!r}",
+            hint=f"Write {known}.",
+        )
 
 
 def gate_of(records: Records, name: str) -> Gate:

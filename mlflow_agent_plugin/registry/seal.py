@@ -27,12 +27,17 @@ class Sealer:
         self._signing: SigningKey | None = None
         self._trusted: Mapping[str, Any] | None = None
 
-    def seal(self, table: str, row: Mapping[str, Any]) -> str:
-        """Return the seal of `row`: key id and signature."""
+    @property
+    def key(self) -> SigningKey:
+        """The registry's own key."""
         if self._signing is None:
             self._signing = self._keys.signing_key()
-        signature = self._signing.sign(_bytes(table, row))
-        return f"{self._signing.key_id}:{base64.b64encode(signature).decode('ascii')}"
+        return self._signing
+
+    def seal(self, table: str, row: Mapping[str, Any]) -> str:
+        """Return the seal of `row`: key id and signature."""
+        signature = self.key.sign(_bytes(table, row))
+        return f"{self.key.key_id}:{base64.b64encode(signature).decode('ascii')}"
 
     def check(self, table: str, row: Mapping[str, Any]) -> None:
         """Check the seal of `row`.
@@ -68,11 +73,6 @@ def _bytes(table: str, row: Mapping[str, Any]) -> bytes:
     return canonical_json(
         {"table": table, "row": {name: _short(row[name]) for name in row if name != "seal"}}
     )
-
-
-def shorten(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `row` with long texts replaced by their digests; its seal fits as before."""
-    return {name: value if name == "seal" else _short(value) for name, value in row.items()}
 
 
 def _short(value: Any) -> Any:

@@ -28,14 +28,15 @@ from mlflow_agent_plugin.errors import (
     RequestError,
     as_mlflow,
 )
+from mlflow_agent_plugin.package.slots import Slot, twins
 from mlflow_agent_plugin.registry import tables
 from mlflow_agent_plugin.registry.commands import (
     is_reserved,
 )
 from mlflow_agent_plugin.registry.content import AgentContent, open_agent
 from mlflow_agent_plugin.registry.desk import Desk
-from mlflow_agent_plugin.registry.running import gate_of
-from mlflow_agent_plugin.registry.slots import Slot, twins
+from mlflow_agent_plugin.registry.places import open_tracking
+from mlflow_agent_plugin.registry.running import check_spelling, gate_of
 from mlflow_agent_plugin.registry.tag_store import TagStore, is_prompt_key
 
 T = TypeVar("T")
@@ -75,6 +76,8 @@ class _Gated(TagStore):
         is_prompt = any(
             tag.key == IS_PROMPT_TAG_KEY and str(tag.value).lower() == "true" for tag in given
         )
+        if not is_prompt:
+            open_tracking(source)
         location = None if is_prompt else self._location(source)
         try:
             if location is not None:
@@ -147,11 +150,12 @@ class _Gated(TagStore):
             held = [slot for slot in desk.held_slots(number) if not slot.is_alias]
             if held:
                 raise _would_empty(held[0], number, f"moving it to {canonical}")
-            if archive_existing_versions and canonical == desk.pointers.stage_of(number):
-                return move()
-            return super(_Gated, self).transition_model_version_stage(
-                name, number, canonical, archive_existing_versions
-            )
+            with desk.unmoved():
+                if archive_existing_versions and canonical == desk.pointers.stage_of(number):
+                    return move()
+                return super(_Gated, self).transition_model_version_stage(
+                    name, number, canonical, archive_existing_versions
+                )
 
         return self._change("transition_model_version_stage", name, move, governed)
 
@@ -165,17 +169,19 @@ class _Gated(TagStore):
             if held:
                 raise _would_empty(held[0], number, "deleting it")
             desk.forget(number)
-            delete()
+            with desk.unmoved():
+                delete()
 
         self._change("delete_model_version", name, delete, governed)
 
     def get_model_version_download_uri(self, name: str, version: Any) -> Any:  # noqa: D102
-        uri = super().get_model_version_download_uri(name, version)  # also: does it exist?
-        with self._reading(name) as records:
-            if records is None:
-                return uri
-            gate = gate_of(records, name)
-            record = records.version(gate, _validate_model_version(version))
+        with self._transactions.together():
+            uri = super().get_model_version_download_uri(name, version)  # also: does it exist?
+            with self._reading(name) as records:
+                if records is None:
+                    return uri
+                gate = gate_of(records, name)
+                record = records.version(gate, _validate_model_version(version))
         if record is None:
             return uri
         problem = self._vault.problem(record.content_digest, deep=False)
@@ -199,7 +205,8 @@ class _Gated(TagStore):
             slot = _alias_slot(desk, alias)
             number = _validate_model_version(version)
             if slot is None or not desk.pointers.exists(number):
-                assign()
+                with desk.unmoved():
+                    assign()
             else:
                 desk.promote(number, slot)
 
@@ -214,19 +221,23 @@ class _Gated(TagStore):
             held = None if slot is None else desk.pointers.of(slot)
             if slot is not None and held is not None:
                 raise _would_empty(slot, held, "deleting the alias")
-            delete()
+            with desk.unmoved():
+                delete()
 
         self._change("delete_registered_model_alias", name, delete, governed)
 
     def get_model_version_by_alias(self, name: str, alias: str) -> Any:  # noqa: D102
-        found = super().get_model_version_by_alias(name, alias)
-        self._check_pointers(name, [f"@{alias}"])
+        with self._transactions.together():
+            found = super().get_model_version_by_alias(name, alias)
+            self._check_pointers(name, [f"@{alias}"])
         return found
 
     def get_latest_versions(self, name: str, stages: Any = None) -> Any:  # noqa: D102
-        found = super().get_latest_versions(name, stages)
-        if stages and self._transactions.joined is None:
-            self._check_pointers(name, [get_canonical_stage(stage) for stage in stages])
+        inside = self._transactions.joined is not None  # of a change that checks by itself
+        with self._transactions.together():
+            found = super().get_latest_versions(name, stages)
+            if stages and not inside:
+                self._check_pointers(name, [get_canonical_stage(stage) for stage in stages])
         return found
 
     # --- models ----------------------------------------------------------------------------------
@@ -240,12 +251,16 @@ class _Gated(TagStore):
     ) -> Any:
         given = list(tags or [])
         special = [tag.key for tag in given if is_reserved(tag.key) or is_prompt_key(tag.key)]
-        if special and self._is_gated(name):
-            raise self._refused(
-                "create_registered_model",
-                name,
-                GateRefusedError(f"{name} is an agent's name and cannot have tag {special[0]}"),
-            )
+        known = self._gated_name(name)
+        if known is not None:
+            try:
+                check_spelling(known, name)
+                if special:
+                    raise GateRefusedError(
+                        f"{name} is an agent's name and cannot have tag {special[0]}"
+                    )
+            except AgentError as error:
+                raise self._refused("create_registered_model", name, error) from error
         return super().create_registered_model(name, given or None, description, deployment_job_id)
 
     def rename_registered_model(self, name: str, new_name: str) -> Any:  # noqa: D102

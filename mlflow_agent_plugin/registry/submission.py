@@ -1,8 +1,8 @@
-"""Fetching an evaluation run's evidence and verifying it before anything is recorded.
+"""Fetching a run's evidence and verifying it before anything is recorded.
 
 Rules:
-- What counts is the signed statement and the results table, not the run's metrics or tags: a number
-  typed into a run is worth nothing.
+- What counts is the signed statement and the table of cases or requests, not the run's metrics or
+  tags: a number typed into a run is worth nothing.
 - Evidence about other content than the version's is refused, whoever signed it.
 """
 
@@ -14,25 +14,29 @@ import tempfile
 import uuid
 import zlib
 from pathlib import Path
+from typing import Any
 
 from mlflow_agent_plugin.errors import EvidenceError
-from mlflow_agent_plugin.registry.gathering import MAX_RESULTS_BYTES, Keys
+from mlflow_agent_plugin.registry.gathering import Keys
+from mlflow_agent_plugin.registry.measures import MAX_RESULTS_BYTES
 from mlflow_agent_plugin.registry.places import fetch_file, may_read, repository, tracking
-from mlflow_agent_plugin.registry.records import EvidenceRecord
+from mlflow_agent_plugin.registry.records import LOAD_PREFIX, EvidenceRecord
 
-FOLDER = "evaluation"
-ENVELOPE = "evidence.dsse.json"
-RESULTS = "results.jsonl"
+SUITES = ("evaluation", "evidence.dsse.json", "results.jsonl")
+LOADS = ("load", "load.dsse.json", "requests.jsonl")
+"""Folder in the run, signed statement and table of each kind of evidence."""
+
 MAX_ENVELOPE_BYTES = 4 * 1024**2
 MAX_SUITES = 100
 
+PROFILE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,119}")
 _RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 def fetch_evidence(
     run_id: str, agent_digest: str, keys: Keys, *, tracking_uri: str | None = None
 ) -> list[EvidenceRecord]:
-    """Return the verified evidence of an evaluation run, one record per suite.
+    """Return the verified evidence of a run, one record per suite and load profile.
 
     Args:
         run_id: The evaluation run.
@@ -48,10 +52,17 @@ def fetch_evidence(
         raise EvidenceError(
             "the run's artifacts lie where this server does not fetch", where=run_id
         )
-    suites = _suites(location, run_id)
+    found = [(kind, name) for kind in (SUITES, LOADS) for name in _names(location, kind[0], run_id)]
+    if not found or len(found) > MAX_SUITES:
+        raise EvidenceError(
+            "the run holds too much evidence" if found else "the run holds no evidence",
+            where=run_id,
+            hint="Give the run of agents.evaluate or of mlflow-agents load.",
+        )
     with tempfile.TemporaryDirectory(prefix="agent-evidence-") as scratch:
         return [
-            _one(location, suite, Path(scratch), run_id, agent_digest, keys) for suite in suites
+            _one(location, kind, name, Path(scratch), run_id, agent_digest, keys)
+            for kind, name in found
         ]
 
 
@@ -68,48 +79,52 @@ def _artifact_uri(run_id: str, tracking_uri: str | None) -> str:
         ) from error
 
 
-def _suites(location: str, run_id: str) -> list[str]:
+def _names(location: str, kind: str, run_id: str) -> list[str]:
     repo, prefix = repository(location)
-    folder = f"{prefix}/{FOLDER}".lstrip("/")
     try:
-        found = [Path(item.path).name for item in repo.list_artifacts(folder) if item.is_dir]
+        listed = repo.list_artifacts(f"{prefix}/{kind}".lstrip("/"))
+        return sorted(Path(item.path).name for item in listed if item.is_dir)
     except Exception as error:
         raise EvidenceError(
             f"the run's artifacts cannot be read ({type(error).__name__})", where=run_id
         ) from error
-    if not found or len(found) > MAX_SUITES:
-        raise EvidenceError(
-            "the run holds no evidence" if not found else "the run holds too many suites",
-            where=run_id,
-            hint="Give the run of agents.evaluate.",
-        )
-    return sorted(found)
 
 
 def _one(
-    location: str, suite: str, scratch: Path, run_id: str, agent_digest: str, keys: Keys
+    location: str,
+    kind: tuple[str, str, str],
+    name: str,
+    scratch: Path,
+    run_id: str,
+    agent_digest: str,
+    keys: Keys,
 ) -> EvidenceRecord:
-    from mlflow_agent_plugin.trust.evidence import check_results, read_evidence, verify_evidence
-
+    place, envelope_name, table_name = kind
     folder = scratch / uuid.uuid4().hex
     folder.mkdir()
-    where = f"run {run_id}, {FOLDER}/{suite}"
+    where = f"run {run_id}, {place}/{name}"
     envelope_file = fetch_file(
-        location, f"{FOLDER}/{suite}/{ENVELOPE}", folder, max_bytes=MAX_ENVELOPE_BYTES
+        location, f"{place}/{name}/{envelope_name}", folder, max_bytes=MAX_ENVELOPE_BYTES
     )
-    results_file = fetch_file(
-        location, f"{FOLDER}/{suite}/{RESULTS}", folder, max_bytes=MAX_RESULTS_BYTES
+    table_file = fetch_file(
+        location, f"{place}/{name}/{table_name}", folder, max_bytes=MAX_RESULTS_BYTES
     )
-    if envelope_file is None or results_file is None:
-        missing = ENVELOPE if envelope_file is None else RESULTS
-        raise EvidenceError(f"{missing} is missing", where=where, hint="Evaluate again.")
+    if envelope_file is None or table_file is None:
+        missing = envelope_name if envelope_file is None else table_name
+        raise EvidenceError(f"{missing} is missing", where=where, hint="Measure again.")
     try:
         envelope = json.loads(envelope_file.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise EvidenceError(f"{ENVELOPE} is not JSON", where=where) from error
+        raise EvidenceError(f"{envelope_name} is not JSON", where=where) from error
+    read = _suite if kind is SUITES else _load
+    return read(envelope, table_file.read_bytes(), agent_digest, keys)
+
+
+def _suite(envelope: dict[str, Any], table: bytes, agent_digest: str, keys: Keys) -> EvidenceRecord:
+    from mlflow_agent_plugin.trust.evidence import check_results, read_evidence, verify_evidence
+
     evidence = read_evidence(verify_evidence(envelope, keys.trusted, agent_digest=agent_digest))
-    results = results_file.read_bytes()
-    check_results(evidence, results)
+    check_results(evidence, table)
     return EvidenceRecord(
         evidence_id=uuid.uuid4().hex,
         agent_digest=evidence.agent_digest,
@@ -119,5 +134,25 @@ def _one(
         run_id=evidence.run_id,
         evaluated_at=evidence.evaluated_at,
         envelope=envelope,
-        packed=zlib.compress(results, 6),
+        packed=zlib.compress(table, 6),
+    )
+
+
+def _load(envelope: dict[str, Any], table: bytes, agent_digest: str, keys: Keys) -> EvidenceRecord:
+    from mlflow_agent_plugin.trust.evidence import check_load, verify_load
+
+    evidence = verify_load(envelope, keys.trusted, agent_digest=agent_digest)
+    check_load(evidence, table)
+    if not PROFILE_NAME.fullmatch(evidence.profile):
+        raise EvidenceError("the load profile's name cannot stand in a gate", where="load test")
+    return EvidenceRecord(
+        evidence_id=uuid.uuid4().hex,
+        agent_digest=evidence.agent_digest,
+        suite=f"{LOAD_PREFIX}{evidence.profile}",
+        suite_digest=evidence.profile_digest,
+        results_digest=evidence.requests_digest,
+        run_id=evidence.run_id,
+        evaluated_at=evidence.measured_at,
+        envelope=envelope,
+        packed=zlib.compress(table, 6),
     )

@@ -8,6 +8,8 @@ Rules:
   (see `registry.seal`), so that an edit past the registry shows.
 - Times are ISO 8601 text in UTC: they are sealed and hashed.
 - The tables are created under the database's lock; two processes that start at once take turns.
+- On MySQL, names are compared as in MLflow's tables beside (a model is the same model to both),
+  what people write is utf8mb4 whatever the database's default, and long texts are LONGTEXT.
 """
 
 from __future__ import annotations
@@ -26,8 +28,13 @@ from sqlalchemy import (
     inspect,
     text,
 )
+from sqlalchemy.dialects import mysql
 
 metadata = MetaData()
+
+_MYSQL = {"charset": "utf8mb4", "collation": "utf8mb4_bin"}
+_PERSON = String(256).with_variant(mysql.VARCHAR(256, **_MYSQL), "mysql", "mariadb")
+_TEXT = Text().with_variant(mysql.LONGTEXT(**_MYSQL), "mysql", "mariadb")
 
 _KEY = 63, 256
 
@@ -37,11 +44,11 @@ gates = Table(
     Column("workspace", String(_KEY[0]), primary_key=True),
     Column("name", String(_KEY[1]), primary_key=True),
     Column("epoch", Integer, nullable=False),
-    Column("rules", Text, nullable=False),
+    Column("rules", _TEXT, nullable=False),
     Column("revision", Integer, nullable=False),
     Column("changed_at", String(40), nullable=False),
-    Column("changed_by", String(256), nullable=False),
-    Column("seal", Text, nullable=False),
+    Column("changed_by", _PERSON, nullable=False),
+    Column("seal", _TEXT, nullable=False),
 )
 
 versions = Table(
@@ -53,14 +60,14 @@ versions = Table(
     Column("version", Integer, primary_key=True, autoincrement=False),
     Column("content_digest", String(80), nullable=False),
     Column("agent_digest", String(80), nullable=False),
-    Column("agent", String(256), nullable=False),
-    Column("author", String(256), nullable=False),
+    Column("agent", _PERSON, nullable=False),
+    Column("author", _PERSON, nullable=False),
     Column("author_verified", Integer, nullable=False),
     Column("created_at", String(40), nullable=False),
-    Column("rules", Text),
-    Column("contracts", Text, nullable=False),
-    Column("policy_tests", Text, nullable=False),
-    Column("seal", Text, nullable=False),
+    Column("rules", _TEXT),
+    Column("contracts", _TEXT, nullable=False),
+    Column("policy_tests", _TEXT, nullable=False),
+    Column("seal", _TEXT, nullable=False),
     Index("agent_versions_by_content", "content_digest"),
 )
 
@@ -77,11 +84,26 @@ evidence = Table(
     Column("run_id", String(64), nullable=False),
     Column("evaluated_at", String(40), nullable=False),
     Column("recorded_at", String(40), nullable=False),
-    Column("recorded_by", String(256), nullable=False),
-    Column("envelope", Text, nullable=False),
+    Column("recorded_by", _PERSON, nullable=False),
+    Column("envelope", _TEXT, nullable=False),
     Column("results", LargeBinary(2**30), nullable=False),
-    Column("seal", Text, nullable=False),
+    Column("seal", _TEXT, nullable=False),
     Index("agent_evidence_by_agent", "workspace", "name", "agent_digest", "suite"),
+)
+
+revocations = Table(
+    "agent_evidence_revocations",
+    metadata,
+    Column("revocation_id", String(32), primary_key=True),
+    Column("workspace", String(_KEY[0]), nullable=False),
+    Column("name", String(_KEY[1]), nullable=False),
+    Column("run_id", String(64), nullable=False),
+    Column("revoked_by", _PERSON, nullable=False),
+    Column("verified", Integer, nullable=False),
+    Column("reason", _TEXT, nullable=False),
+    Column("at", String(40), nullable=False),
+    Column("seal", _TEXT, nullable=False),
+    Index("agent_evidence_revocations_by_model", "workspace", "name"),
 )
 
 requests = Table(
@@ -95,15 +117,24 @@ requests = Table(
     Column("slot", String(260), nullable=False),
     Column("number", Integer, nullable=False),
     Column("state", String(16), nullable=False),
-    Column("requested_by", String(256), nullable=False),
+    Column("requested_by", _PERSON, nullable=False),
     Column("verified", Integer, nullable=False),
-    Column("comment", Text, nullable=False),
+    Column("comment", _TEXT, nullable=False),
     Column("created_at", String(40), nullable=False),
     Column("closed_at", String(40)),
-    Column("closed_by", String(256)),
-    Column("reason", Text),
-    Column("seal", Text, nullable=False),
+    Column("closed_by", _PERSON),
+    Column("reason", _TEXT),
+    Column("seal", _TEXT, nullable=False),
     Index("agent_promotion_requests_by_slot", "workspace", "name", "epoch", "slot"),
+)
+
+applies = Table(
+    "agent_promotion_applies",
+    metadata,
+    # A request without a row waits for somebody to promote: so does one whose row was removed.
+    Column("request_id", String(32), primary_key=True),
+    Column("at", String(40), nullable=False),
+    Column("seal", _TEXT, nullable=False),
 )
 
 answers = Table(
@@ -111,14 +142,27 @@ answers = Table(
     metadata,
     Column("answer_id", String(32), primary_key=True),
     Column("request_id", String(32), nullable=False),
-    Column("user_name", String(256), nullable=False),
+    Column("user_name", _PERSON, nullable=False),
     Column("verified", Integer, nullable=False),
-    Column("roles", Text, nullable=False),
+    Column("roles", _TEXT, nullable=False),
     Column("subject", String(80), nullable=False),
-    Column("comment", Text, nullable=False),
+    Column("comment", _TEXT, nullable=False),
     Column("at", String(40), nullable=False),
-    Column("seal", Text, nullable=False),
+    Column("seal", _TEXT, nullable=False),
     Index("agent_promotion_answers_by_request", "request_id"),
+)
+
+comments = Table(
+    "agent_promotion_comments",
+    metadata,
+    Column("comment_id", String(32), primary_key=True),
+    Column("request_id", String(32), nullable=False),
+    Column("user_name", _PERSON, nullable=False),
+    Column("verified", Integer, nullable=False),
+    Column("comment", _TEXT, nullable=False),
+    Column("at", String(40), nullable=False),
+    Column("seal", _TEXT, nullable=False),
+    Index("agent_promotion_comments_by_request", "request_id"),
 )
 
 history = Table(
@@ -133,15 +177,15 @@ history = Table(
     Column("version", Integer),
     Column("content_digest", String(80)),
     Column("agent_digest", String(80)),
-    Column("actor", String(256), nullable=False),
+    Column("actor", _PERSON, nullable=False),
     Column("verified", Integer, nullable=False),
-    Column("reason", Text, nullable=False),
+    Column("reason", _TEXT, nullable=False),
     Column("request_id", String(32)),
-    Column("report", Text, nullable=False),
+    Column("report", _TEXT, nullable=False),
     Column("at", String(40), nullable=False),
     Column("prev_hash", String(80), nullable=False),
     Column("hash", String(80), nullable=False),
-    Column("seal", Text, nullable=False),
+    Column("seal", _TEXT, nullable=False),
 )
 
 _POSTGRES_LOCK = 0x6167656E7473  # any fixed number; every process must use the same

@@ -14,8 +14,11 @@ from typing import Any
 from mlflow.entities.model_registry.prompt_version import IS_PROMPT_TAG_KEY
 from mlflow.utils.validation import _validate_model_version
 
+from mlflow_agent_plugin.entities import utc_now
 from mlflow_agent_plugin.errors import AgentError, GateRefusedError, RequestError
+from mlflow_agent_plugin.package.slots import fold
 from mlflow_agent_plugin.registry.commands import (
+    EVIDENCE_KEYS,
     ON_MODEL,
     ON_VERSION,
     Command,
@@ -24,9 +27,9 @@ from mlflow_agent_plugin.registry.commands import (
 )
 from mlflow_agent_plugin.registry.desk import Desk
 from mlflow_agent_plugin.registry.gathering import Keys
+from mlflow_agent_plugin.registry.monitoring import REPORT_TAG, read_report
 from mlflow_agent_plugin.registry.rules import parse_rules
 from mlflow_agent_plugin.registry.running import RunningStore, gate_of
-from mlflow_agent_plugin.registry.slots import fold
 from mlflow_agent_plugin.registry.submission import fetch_evidence
 
 
@@ -47,8 +50,10 @@ class TagStore(RunningStore):
                 store()  # MLflow says that there is no such version
             self._run_on_version(desk, number, tag.key, str(tag.value))
 
-        if tag.key == Command.EVIDENCE.value and self._is_gated(name):
-            self._submit(name, version, str(tag.value))
+        if tag.key in EVIDENCE_KEYS and self._is_gated(name):
+            self._submit(tag.key, name, version, str(tag.value))
+        elif tag.key == REPORT_TAG and self._is_gated(name):
+            self._report_drift(name, version, str(tag.value), store)
         else:
             self._change_tag("set_model_version_tag", name, tag.key, store, governed)
 
@@ -98,10 +103,12 @@ class TagStore(RunningStore):
         governed: Callable[[Desk], None],
     ) -> None:
         """Run a change of a tag: MLflow's own method unless the tag means something to the gate."""
-        if _is_special(key) or self._guards_tag(name, key):
-            self._change(f"{operation} {str(key)[:100]}", name, ordinary, governed)
-        else:
-            ordinary()
+        if not _is_special(key):
+            with self._transactions.ordinary():
+                if not self._guards_tag(name, key):
+                    ordinary()
+                    return
+        self._change(f"{operation} {str(key)[:100]}", name, ordinary, governed)
 
     def _guards_tag(self, name: str, key: object) -> bool:
         with self._reading(name) as records:
@@ -114,11 +121,17 @@ class TagStore(RunningStore):
     def _run_on_version(self, desk: Desk, version: int, key: str, value: str) -> None:
         command = _command(key, ON_VERSION)
         body = parse_body(command, value, ON_VERSION)
-        slot, by = body.slot(), desk.acting(body.by)
+        by = desk.acting(body.by)
+        if command is Command.REVOKE_EVIDENCE:
+            desk.revoke_evidence(version, body.run, by=by, reason=body.reason)
+            return
+        slot = body.slot()
         if command is Command.REQUEST:
-            desk.request(version, slot, by=by, comment=body.comment)
+            desk.request(version, slot, by=by, comment=body.comment, applies=body.apply)
         elif command is Command.APPROVE:
             desk.approve(version, slot, by=by, comment=body.comment)
+        elif command is Command.COMMENT:
+            desk.comment(version, slot, by=by, comment=body.comment)
         elif command is Command.REJECT:
             desk.close(version, slot, "rejected", by=by, reason=body.reason)
         elif command is Command.WITHDRAW:
@@ -146,9 +159,37 @@ class TagStore(RunningStore):
         elif command is Command.HISTORY:
             desk.show_history(slot)
 
-    def _submit(self, name: str, version: Any, run_id: str) -> None:
-        """Verify an evaluation run's evidence before the transaction, record it inside."""
-        operation = f"set_model_version_tag {Command.EVIDENCE.value}"
+    def _report_drift(
+        self, name: str, version: Any, run_id: str, store: Callable[[], None]
+    ) -> None:
+        """Read a drift report before the transaction, record it inside with the tag."""
+        number = _validate_model_version(version)
+        with self._reading(name) as records:
+            gate = None if records is None else gate_of(records, name)
+            record = None if records is None or gate is None else records.version(gate, number)
+        if record is None:
+            store()  # MLflow says what is wrong
+            return
+        report = read_report(
+            run_id,
+            name=name,
+            version=number,
+            agent_digest=record.agent_digest,
+            caller=self._caller_or_nobody(),
+            now=utc_now(),
+            tracking_uri=self._tracking_uri,
+        )
+
+        def governed(desk: Desk) -> None:
+            _check_tag(desk, REPORT_TAG)
+            store()
+            desk.report_drift(number, report)
+
+        self._governed(f"set_model_version_tag {REPORT_TAG}", name, governed)
+
+    def _submit(self, key: str, name: str, version: Any, run_id: str) -> None:
+        """Verify a run's evidence before the transaction, record it inside."""
+        operation = f"set_model_version_tag {key}"
         number = _validate_model_version(version)
         try:
             with self._reading(name) as records:

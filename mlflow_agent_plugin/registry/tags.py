@@ -57,6 +57,27 @@ class TagBoard:
 
         self._delete(SqlRegisteredModelTag, lambda found: found == key)
 
+    def versions_with(self, key: str) -> set[int]:
+        """Return the versions that have a tag."""
+        from mlflow.store.model_registry.dbmodels.models import SqlModelVersionTag as Tag
+
+        self._session.flush()
+        found = self._session.query(Tag.version).filter(
+            Tag.workspace == self._workspace, Tag.name == self._name, Tag.key == key
+        )
+        return {int(row.version) for row in found}
+
+    def drop_version(self, version: int, key: str) -> None:
+        """Remove a tag of a version."""
+        from mlflow.store.model_registry.dbmodels.models import SqlModelVersionTag as Tag
+
+        self._session.query(Tag).filter(
+            Tag.workspace == self._workspace,
+            Tag.name == self._name,
+            Tag.version == version,
+            Tag.key == key,
+        ).delete()
+
     def purge(self, reserved: Any) -> None:
         """Remove the tags somebody wrote below our names before they were ours."""
         from mlflow.store.model_registry.dbmodels.models import (

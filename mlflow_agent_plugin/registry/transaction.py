@@ -25,6 +25,7 @@ from sqlalchemy.orm import Session
 from mlflow_agent_plugin.entities import Clock
 from mlflow_agent_plugin.errors import AgentError
 from mlflow_agent_plugin.registry.tables import ensure_tables
+from mlflow_agent_plugin.registry.vault import ContentNeededError
 from mlflow_agent_plugin.store.engine import Store
 from mlflow_agent_plugin.trust.audit import AuditKind, AuditLog
 
@@ -52,9 +53,19 @@ class Transactions:
         engine: MLflow's engine on it.
         managed_session: MLflow's own session maker.
         clock: Time of audit events.
+        replica: MLflow reads from another database than it writes to.
     """
 
-    def __init__(self, db_uri: str, engine: Any, managed_session: Any, clock: Clock) -> None:
+    def __init__(
+        self,
+        db_uri: str,
+        engine: Any,
+        managed_session: Any,
+        clock: Clock,
+        *,
+        replica: bool = False,
+    ) -> None:
+        self._replica = replica
         self._engine = engine
         self._managed_session = managed_session
         self._joined: ContextVar[Session | None] = ContextVar("registry_session", default=None)
@@ -104,6 +115,15 @@ class Transactions:
             yield connection
 
     @contextmanager
+    def together(self) -> Iterator[None]:
+        """Let what is read inside share one session, and so one connection and one snapshot."""
+        if self._joined.get() is not None or self._replica:
+            yield
+            return
+        with self._managed_session(read_only=True) as session, self._joining(session):
+            yield
+
+    @contextmanager
     def ordinary(self) -> Iterator[Session]:
         """Run a change of an ordinary model under the write lock, in MLflow's own session."""
         with self._managed_session(read_only=False) as session:
@@ -136,7 +156,7 @@ class Transactions:
             events.append((kind, data))
             return ""
 
-        refusal: AgentError | None = None
+        refusal: AgentError | ContentNeededError | None = None
         with self._managed_session(read_only=False) as session:
             try:
                 with self._joining(session):
@@ -144,7 +164,8 @@ class Transactions:
                 session.flush()
                 for kind, data in events:
                     self.audit.append(kind, **data)
-            except AgentError as error:  # MLflow's session would make an internal error of it
+            except (AgentError, ContentNeededError) as error:
+                # MLflow's session would make an internal error of it
                 session.rollback()
                 refusal = error
         if refusal is not None:

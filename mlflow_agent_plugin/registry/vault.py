@@ -7,8 +7,11 @@ Rules:
   refused.
 - The download URI of a version leads here, so that changing the run's or the logged model's
   artifacts afterwards changes nothing anybody loads.
-- On this machine every hand-out checks the content again. In an object store the bucket's own
-  protection (Object Lock, a policy) has to keep it; the gate still checks at every promotion.
+- A decision reads and checks content of an object store before it locks anything: under the lock it
+  only compares digests (see `Copies`).
+- On this machine every hand-out checks the content again. In an object store nothing is written
+  over (see `registry.object_store`), the bucket's own protection (Object Lock, a policy) has to
+  keep it, and the gate checks at every promotion.
 - Where the root is: ``MLFLOW_AGENTS_REGISTRY_CONTENT`` if set; inside a server, the artifact
   storage it serves; beside the database file for sqlite; else in ``~/.mlflow-agents``.
 """
@@ -19,14 +22,18 @@ import os
 import shutil
 import tempfile
 import uuid
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlparse
 
 from mlflow_agent_plugin.config import Settings
 from mlflow_agent_plugin.errors import AgentError, IntegrityError, StoreError
+from mlflow_agent_plugin.package.model_folder import META_FILE, digest_folder
 from mlflow_agent_plugin.registry import guard
-from mlflow_agent_plugin.registry.content import META_FILE, AgentContent, digest_folder
+from mlflow_agent_plugin.registry.content import AgentContent
+from mlflow_agent_plugin.registry.object_store import write_once
 from mlflow_agent_plugin.registry.places import in_server, local_folder, repository
 
 _ALGORITHM = "sha256"
@@ -38,11 +45,9 @@ class Vault:
 
     Attributes:
         root: Artifact URI, as clients of this registry can read it.
-        memo: Problems found so far, where one answer is wanted for a while (see `remembering`).
     """
 
     root: str
-    memo: dict[str, str | None] | None = None
 
     @classmethod
     def beside(cls, db_uri: str) -> Vault:
@@ -63,9 +68,11 @@ class Vault:
             return cls(f"{Path(path).resolve().parent.as_uri()}")
         return cls((Path("~").expanduser() / ".mlflow-agents").as_uri())
 
-    def remembering(self) -> Vault:
-        """Return this vault for the length of one decision: each content is checked once."""
-        return replace(self, memo={})
+    @contextmanager
+    def for_one_decision(self) -> Iterator[Copies]:
+        """Give this vault for the length of one decision: each content is read and checked once."""
+        with tempfile.TemporaryDirectory(prefix="agent-vault-") as scratch:
+            yield Copies(self.root, Path(scratch))
 
     def uri(self, digest: str) -> str:
         """Return the artifact URI of the content with `digest`."""
@@ -104,38 +111,113 @@ class Vault:
             digest: Content digest.
             deep: Read it all even if it lies in an object store.
         """
-        if self.memo is None:
-            return self._problem(digest, deep=deep)
-        if digest not in self.memo:
-            self.memo[digest] = self._problem(digest, deep=deep)
-        return self.memo[digest]
-
-    def folder(self, digest: str) -> Path | None:
-        """Return the folder of the content with `digest` if it lies on this machine."""
-        return local_folder(self.uri(digest))
-
-    def _problem(self, digest: str, *, deep: bool) -> str | None:
         try:
-            uri = self.uri(digest)
-            folder = local_folder(uri)
-            if folder is not None:
-                return _compare(folder, digest)
-            if not deep:
+            if not deep and local_folder(self.uri(digest)) is None:
                 return None
-            repo, path = repository(uri)
-            with tempfile.TemporaryDirectory(prefix="agent-vault-") as scratch:
-                return _compare(Path(repo.download_artifacts(path, scratch)), digest)
+            with self._fetched(digest) as folder:
+                return _compare(folder, digest)
         except AgentError as error:
             return f"the registry's copy cannot be read: {error}"
+        except ContentNeededError:
+            raise
         except Exception as error:
             return f"the registry's copy cannot be read ({type(error).__name__})"
 
+    @contextmanager
+    def opened(self, digest: str) -> Iterator[Path]:
+        """Give the content's folder on this machine, checked, for the length of the block.
+
+        Raises:
+            IntegrityError: It is not what was put there.
+        """
+        with self._fetched(digest) as folder:
+            problem = _compare(folder, digest)
+            if problem is not None:
+                raise IntegrityError(problem, where=f"content {digest[:19]}…")
+            yield folder
+
+    @contextmanager
+    def _fetched(self, digest: str) -> Iterator[Path]:
+        folder = local_folder(self.uri(digest))
+        if folder is not None:
+            yield folder
+            return
+        with tempfile.TemporaryDirectory(prefix="agent-vault-") as scratch:
+            yield self._download(digest, Path(scratch))
+
+    def _download(self, digest: str, target: Path) -> Path:
+        uri = self.uri(digest)
+        repo, path = repository(uri)
+        try:
+            return Path(repo.download_artifacts(path, str(target)))
+        except Exception as error:
+            raise IntegrityError(
+                f"the registry's copy cannot be read ({type(error).__name__})", where=uri
+            ) from error
+
     def _put_remote(self, uri: str, content: AgentContent) -> None:
         repo, path = repository(uri)
-        if repo.list_artifacts(path or None):
-            return
         with guard.own_writes():
-            repo.log_artifacts(str(content.folder), path or None)
+            write_once(repo, path, content.folder, [item.path for item in content.files])
+
+
+class ContentNeededError(Exception):
+    """A decision under a lock needs content nobody has read yet: let go, read it, decide again.
+
+    Attributes:
+        digest: Which.
+    """
+
+    def __init__(self, digest: str) -> None:
+        super().__init__(digest)
+        self.digest = digest
+
+
+@dataclass(frozen=True)
+class Copies(Vault):
+    """The vault during one decision.
+
+    What lies in an object store is downloaded once, by `read`, while nothing is locked; asked for
+    before that, `ContentNeededError` is raised. Names are digests, so what was checked stays true.
+
+    Attributes:
+        scratch: Folder for what was downloaded; gone after the decision.
+    """
+
+    scratch: Path
+    _found: dict[str, Path] = field(default_factory=dict)
+    _problems: dict[str, str | None] = field(default_factory=dict)
+
+    def read(self, digest: str) -> None:
+        """Download and check one content."""
+        target = self.scratch / _hex(digest)
+        target.mkdir()
+        try:
+            self._found[digest] = self._download(digest, target)
+        except AgentError as error:
+            self._problems[digest] = f"the registry's copy cannot be read: {error}"
+
+    def know(self, content: AgentContent) -> None:
+        """Take a content that was just put there as read."""
+        self._found[content.digest] = content.folder
+        self._problems[content.digest] = None
+
+    def problem(self, digest: str, *, deep: bool = True) -> str | None:
+        """As `Vault.problem`, answered once per decision."""
+        if digest not in self._problems:
+            self._problems[digest] = super().problem(digest, deep=deep)
+        return self._problems[digest]
+
+    @contextmanager
+    def _fetched(self, digest: str) -> Iterator[Path]:
+        folder = self._found.get(digest) or local_folder(self.uri(digest))
+        if folder is None:
+            if digest in self._problems:
+                raise IntegrityError(
+                    self._problems[digest] or "is gone", where=f"content {digest[:19]}…"
+                )
+            raise ContentNeededError(digest)
+        yield folder
 
 
 def _put_local(target: Path, content: AgentContent) -> None:

@@ -19,13 +19,16 @@ _LAZY = {
     "Lease": "mlflow_agent_plugin.store.sessions",
     "SessionRecord": "mlflow_agent_plugin.store.sessions",
     "SessionTable": "mlflow_agent_plugin.store.sessions",
+    "SessionSpend": "mlflow_agent_plugin.store.spend",
+    "SpendTable": "mlflow_agent_plugin.store.spend",
 }
 
-__all__ = ["Lease", "SessionRecord", "SessionTable", "Store"]
+__all__ = ["Lease", "SessionRecord", "SessionSpend", "SessionTable", "SpendTable", "Store"]
 
 if TYPE_CHECKING:
     from mlflow_agent_plugin.store.engine import Store
     from mlflow_agent_plugin.store.sessions import Lease, SessionRecord, SessionTable
+    from mlflow_agent_plugin.store.spend import SessionSpend, SpendTable
 
 
 def __getattr__(name: str) -> Any:

@@ -2,7 +2,8 @@
 
 Rules:
 - `begin` is a write transaction: it commits at the end of the block or changes nothing. On sqlite
-  it takes the write lock at once (BEGIN IMMEDIATE): it never fails half-way for want of it.
+  it takes the write lock at once (BEGIN IMMEDIATE): it never fails half-way for want of it; the
+  threads of one process share a connection and, where several wait, a commit (`group_commit`).
 - `read` sees one consistent state (sqlite: WAL, PostgreSQL: REPEATABLE READ), waits for no writer
   and on PostgreSQL cannot write.
 - Commits are durable before they return (sqlite ``synchronous=FULL``): an audit event that was
@@ -21,8 +22,8 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL
@@ -30,6 +31,7 @@ from sqlalchemy.exc import DBAPIError, DisconnectionError, SQLAlchemyError
 
 from mlflow_agent_plugin.config import Settings
 from mlflow_agent_plugin.errors import AgentError, StoreError
+from mlflow_agent_plugin.store.group_commit import GroupCommit, NoTurnError
 from mlflow_agent_plugin.store.schema import ensure_schema
 from mlflow_agent_plugin.store.urls import (
     is_memory,
@@ -39,13 +41,30 @@ from mlflow_agent_plugin.store.urls import (
     without_secrets,
 )
 
+if TYPE_CHECKING:
+    from types import TracebackType
+
+_KEEPALIVES = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3,
+               "tcp_user_timeout": 20_000}  # fmt: skip
+"""A server that vanished without a word (power, network) is noticed within half a minute."""
+
 BUSY_TIMEOUT_SECONDS = 15.0
 """How long a write transaction waits for the others before it gives up."""
+
+WAL_PAGES = 4096
+"""Pages SQLite's log may grow by before a commit also copies them into the database (16 MiB).
+
+By its default of 1,000 one in fifty tool calls would wait for that, and the same pages would be
+copied again and again. Much more is no gain: while the log's file grows, each commit takes longer.
+"""
 
 IDLE_CHECK_SECONDS = 5.0
 """A PostgreSQL connection unused for this long is tried before it is trusted."""
 
 CONNECT_TIMEOUT_SECONDS = 10
+
+POOL_WAIT_SECONDS = 10.0
+"""How long a thread waits for a connection to PostgreSQL before its request is refused."""
 
 
 class Store:
@@ -61,14 +80,15 @@ class Store:
         self.uri = safe_url(url)
         self.url = url
         self._memory = is_memory(url)
-        self._write_lock = threading.Lock()
         self._here = threading.local()
         self._broken: str | None = None
         self._forked_in_use = False
+        self._held = False
         real = shared_memory_url(url) if self._memory else url
         _make_private(url)
         self.engine = _make_engine(real)
         self._writer = self.engine.execution_options(agents_begin="BEGIN IMMEDIATE")
+        self._group = self._new_group()
         self._reader = self.engine
         if self.dialect == "postgresql":
             self._reader = self.engine.execution_options(
@@ -118,8 +138,9 @@ class Store:
         """True while this thread runs a write transaction of this store."""
         return getattr(self._here, "writing", False)
 
-    @contextmanager
-    def begin(self, connection: Connection | None = None) -> Iterator[Connection]:
+    def begin(
+        self, connection: Connection | None = None
+    ) -> AbstractContextManager[Connection, bool | None]:
         """Run a write transaction: all of the block is committed, or nothing.
 
         Args:
@@ -130,11 +151,7 @@ class Store:
             StoreError: The database failed, or others held the write lock for too long.
             RuntimeError: The thread already runs a write transaction and did not pass it on.
         """
-        if connection is not None:
-            yield connection
-            return
-        with self._translated(), self._one_writer(), self._writer.begin() as opened:
-            yield opened
+        return _WriteBlock(self) if connection is None else nullcontext(connection)
 
     @contextmanager
     def read(self, connection: Connection | None = None) -> Iterator[Connection]:
@@ -153,6 +170,8 @@ class Store:
         if self._anchor is not None:
             self._anchor.close()
             self._anchor = None
+        if self._group is not None:
+            self._group.close()
         self.engine.dispose()
 
     def __enter__(self) -> Store:  # noqa: PYI034 - Self is not in Python 3.10
@@ -164,43 +183,49 @@ class Store:
     def __repr__(self) -> str:
         return f"Store({self.uri!r})"
 
-    @contextmanager
-    def _one_writer(self) -> Iterator[None]:
-        if self.is_writing:
-            raise RuntimeError("nested write transaction: pass the open connection to begin()")
-        # SQLite's own waiting is polling with sleeps of up to 100 ms: threads of one process queue
-        # here instead, and only processes compete for the database lock.
-        queue = self._write_lock if self.dialect == "sqlite" else None
-        if queue is not None and not queue.acquire(timeout=BUSY_TIMEOUT_SECONDS):
-            raise StoreError("another thread holds the write lock for too long", where=self.uri)
-        here = self._here
-        here.writing = True
-        try:
-            yield
-        finally:
-            here.writing = False
-            if queue is not None:
-                queue.release()
+    def _new_group(self) -> GroupCommit | None:
+        if self.dialect != "sqlite":
+            return None
+        return GroupCommit(self.engine.execution_options(agents_begin=""))
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
-        if self._broken is not None:
-            raise StoreError(self._broken, where=self.uri)
+        self._check_usable()
         try:
             yield
-        except (SQLAlchemyError, sqlite3.Error) as error:
-            if isinstance(error.__cause__, AgentError):  # raised by a column type of ours
-                raise error.__cause__ from None
-            raise _store_error(error, self.url) from error
+        except _DATABASE_ERRORS as error:
+            self._raise_translated(error)
+
+    def _check_usable(self) -> None:
+        if self._broken is not None:
+            raise StoreError(self._broken, where=self.uri)
+
+    def _raise_translated(self, error: BaseException) -> NoReturn:
+        if isinstance(error, NoTurnError):
+            raise StoreError(
+                "another thread holds the write lock for too long", where=self.uri
+            ) from error
+        if isinstance(error.__cause__, AgentError):  # raised by a column type of ours
+            raise error.__cause__ from None
+        raise _store_error(error, self.url) from error
 
     def _before_fork(self) -> None:
-        if self.dialect == "sqlite" and not self._memory:
-            self._forked_in_use = _checked_out(self.engine) > 0
-            self.engine.dispose()
+        if self._group is None or self._memory:
+            return
+        self._held = self._group.hold()
+        self._forked_in_use = not self._held or _checked_out(self.engine) > 0
+        self.engine.dispose()
+
+    def _after_fork_in_parent(self) -> None:
+        if self._held and self._group is not None:
+            self._held = False
+            self._group.let_go()
 
     def _after_fork_in_child(self) -> None:
-        self._write_lock = threading.Lock()
+        self._held = False
         self._here = threading.local()
+        if self._group is not None:
+            self._group = self._new_group()
         if self._forked_in_use:
             self._broken = (
                 "the process forked during a transaction, and SQLite cannot be used in a child "
@@ -208,6 +233,56 @@ class Store:
             )
         if not self._memory:
             self.engine.dispose(close=False)
+
+
+_DATABASE_ERRORS = (SQLAlchemyError, sqlite3.Error, NoTurnError)
+
+
+class _WriteBlock(AbstractContextManager[Connection, "bool | None"]):
+    """One write transaction; on sqlite a block of the store's `GroupCommit`.
+
+    SQLite's own waiting is polling with sleeps of up to 100 ms: threads of one process queue for
+    one connection instead, and only processes compete for the database lock.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._group = store._group  # noqa: SLF001 - same module
+        self._block: Any = None
+
+    def __enter__(self) -> Connection:
+        store = self._store
+        store._check_usable()  # noqa: SLF001 - same module
+        if store.is_writing:
+            raise RuntimeError("nested write transaction: pass the open connection to begin()")
+        try:
+            if self._group is None:
+                self._block = store._writer.begin()  # noqa: SLF001 - same module
+                opened: Connection = self._block.__enter__()
+            else:
+                self._block, opened = self._group.enter(BUSY_TIMEOUT_SECONDS)
+        except _DATABASE_ERRORS as error:
+            store._raise_translated(error)  # noqa: SLF001 - same module
+        store._here.writing = True  # noqa: SLF001 - same module
+        return opened
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        store = self._store
+        store._here.writing = False  # noqa: SLF001 - same module
+        try:
+            if self._group is None:
+                self._block.__exit__(kind, error, trace)
+            else:
+                self._group.leave(self._block, failed=kind is not None)
+        except _DATABASE_ERRORS as failure:
+            store._raise_translated(failure)  # noqa: SLF001 - same module
+        if isinstance(error, _DATABASE_ERRORS):
+            store._raise_translated(error)  # noqa: SLF001 - same module
 
 
 _stores: weakref.WeakSet[Store] = weakref.WeakSet()
@@ -218,13 +293,22 @@ def _before_fork() -> None:
         store._before_fork()  # noqa: SLF001 - same module
 
 
+def _after_fork_in_parent() -> None:
+    for store in list(_stores):
+        store._after_fork_in_parent()  # noqa: SLF001 - same module
+
+
 def _after_fork_in_child() -> None:
     for store in list(_stores):
         store._after_fork_in_child()  # noqa: SLF001 - same module
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=_after_fork_in_parent,
+        after_in_child=_after_fork_in_child,
+    )
 
 
 def _checked_out(engine: Engine) -> int:
@@ -253,7 +337,14 @@ def _make_engine(url: URL) -> Engine:
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
-    engine = create_engine(url, connect_args={"connect_timeout": CONNECT_TIMEOUT_SECONDS})
+    size = Settings.from_env().store_pool
+    engine = create_engine(
+        url,
+        connect_args={"connect_timeout": CONNECT_TIMEOUT_SECONDS, **_KEEPALIVES},
+        pool_size=size,
+        max_overflow=size,
+        pool_timeout=POOL_WAIT_SECONDS,
+    )
     event.listen(engine, "checkin", _note_return)
     event.listen(engine, "checkout", _try_if_idle)
     return engine
@@ -275,12 +366,15 @@ def _prepare_sqlite(connection: sqlite3.Connection, record: object) -> None:
                 raise
             time.sleep(0.01)
     cursor.execute("PRAGMA synchronous=FULL")
+    cursor.execute(f"PRAGMA wal_autocheckpoint={WAL_PAGES}")
     cursor.execute("PRAGMA foreign_keys=ON")
     cursor.close()
 
 
 def _begin_sqlite(connection: Connection) -> None:
     statement = connection.get_execution_options().get("agents_begin", "BEGIN")
+    if not statement:  # `GroupCommit` begins and ends its transactions itself
+        return
     # Straight to the driver: SQLAlchemy's own way costs more than the statement.
     raw = connection.connection.dbapi_connection
     assert raw is not None
@@ -305,7 +399,7 @@ def _try_if_idle(connection: Any, record: Any, proxy: object) -> None:
         raise DisconnectionError from error
 
 
-def _store_error(error: Exception, url: URL) -> StoreError:
+def _store_error(error: BaseException, url: URL) -> StoreError:
     cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
     text = without_secrets(str(cause), url).strip()
     first = text.splitlines()[0] if text else type(cause).__name__

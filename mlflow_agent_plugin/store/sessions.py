@@ -22,10 +22,16 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from mlflow_agent_plugin.entities import Actor, Clock, utc_now
 from mlflow_agent_plugin.errors import RequestError, SessionBusyError, SessionNotFoundError
+from mlflow_agent_plugin.store.driver import DriverStatement, bind_time
 from mlflow_agent_plugin.store.engine import Store
 from mlflow_agent_plugin.store.tables import sessions
 
 MAX_SESSION_ID_CHARS = 200
+
+_RENEW = DriverStatement(
+    f"UPDATE {sessions.name} SET lease_until = ?, last_at = ?"  # noqa: S608 - constants
+    " WHERE session_id = ? AND lease_owner = ?"
+)
 
 
 @dataclass(frozen=True)
@@ -76,10 +82,19 @@ class SessionTable:
         self._store = store
         self._clock = clock
 
-    def open(self, session_id: str, actor: Actor, agent: str, agent_digest: str) -> SessionRecord:
+    def open(
+        self,
+        session_id: str,
+        actor: Actor,
+        agent: str,
+        agent_digest: str,
+        *,
+        connection: Connection | None = None,
+    ) -> SessionRecord:
         """Start the session, or continue it if it is this actor's with this agent.
 
-        A new version of the agent may continue a session; its digest is noted.
+        A new version of the agent may continue a session; its digest is noted. With `connection`
+        it is a part of that transaction.
 
         Raises:
             RequestError: `session_id` cannot be a session's name.
@@ -98,36 +113,46 @@ class SessionTable:
             "last_at": now,
             "turns": 0,
         }
-        with self._store.begin() as connection:
+        with self._store.begin(connection) as opened:
             make = sqlite_insert if self._store.dialect == "sqlite" else postgres_insert
-            connection.execute(make(sessions).values(values).on_conflict_do_nothing())
-            record = self._require(connection, session_id, actor, agent=agent)
+            opened.execute(make(sessions).values(values).on_conflict_do_nothing())
+            record = self._require(opened, session_id, actor, agent=agent)
             if record.created_at != now or record.agent_digest != agent_digest:
-                connection.execute(
+                opened.execute(
                     update(sessions)
                     .where(sessions.c.session_id == session_id)
                     .values(agent_digest=agent_digest, last_at=now)
                 )
-                record = self._require(connection, session_id, actor, agent=agent)
+                record = self._require(opened, session_id, actor, agent=agent)
         return record
 
-    def require(self, session_id: str, actor: Actor) -> SessionRecord:
+    def require(
+        self, session_id: str, actor: Actor, *, connection: Connection | None = None
+    ) -> SessionRecord:
         """Return the actor's session.
 
         Raises:
             SessionNotFoundError: There is none of that name, or it is another tenant's or user's.
         """
         _check_session_id(session_id)
-        with self._store.read() as connection:
-            return self._require(connection, session_id, actor)
+        with self._store.read(connection) as opened:
+            return self._require(opened, session_id, actor)
 
-    def acquire_lease(self, session_id: str, owner: str, ttl_seconds: float) -> Lease:
+    def acquire_lease(
+        self,
+        session_id: str,
+        owner: str,
+        ttl_seconds: float,
+        *,
+        connection: Connection | None = None,
+    ) -> Lease:
         """Begin a turn.
 
         Args:
             session_id: A session that was opened.
             owner: Name of this turn, never used before (e.g. the request id).
             ttl_seconds: How long the turn may take before others may begin one.
+            connection: Transaction of which it is a part; default: one of its own.
 
         Raises:
             SessionBusyError: Another turn runs.
@@ -135,8 +160,8 @@ class SessionTable:
         """
         now = self._clock()
         until = now + timedelta(seconds=ttl_seconds)
-        with self._store.begin() as connection:
-            taken = connection.execute(
+        with self._store.begin(connection) as opened:
+            taken = opened.execute(
                 update(sessions)
                 .where(
                     sessions.c.session_id == session_id,
@@ -146,7 +171,7 @@ class SessionTable:
                     lease_owner=owner, lease_until=until, last_at=now, turns=sessions.c.turns + 1
                 )
             )
-            turn = connection.execute(
+            turn = opened.execute(
                 select(sessions.c.turns).where(sessions.c.session_id == session_id)
             ).scalar()
         if turn is None:
@@ -159,34 +184,34 @@ class SessionTable:
             )
         return Lease(session_id=session_id, owner=owner, until=until, turn=int(turn))
 
-    def renew(self, session_id: str, owner: str, ttl_seconds: float) -> Lease:
-        """Extend the lease of a turn that still runs.
+    def renew(
+        self,
+        session_id: str,
+        owner: str,
+        ttl_seconds: float,
+        *,
+        connection: Connection | None = None,
+    ) -> None:
+        """Extend the lease of a turn that still runs; with `connection`, within its transaction.
 
         Raises:
             SessionBusyError: The lease was lost: stop, another turn may be running.
         """
         now = self._clock()
         until = now + timedelta(seconds=ttl_seconds)
-        with self._store.begin() as connection:
-            held = connection.execute(
-                update(sessions)
-                .where(sessions.c.session_id == session_id, sessions.c.lease_owner == owner)
-                .values(lease_until=until, last_at=now)
-            )
-            turn = connection.execute(
-                select(sessions.c.turns).where(sessions.c.session_id == session_id)
-            ).scalar()
-        if held.rowcount != 1 or turn is None:
+        with self._store.begin(connection) as opened:
+            times = (bind_time(moment, opened) for moment in (until, now))
+            held = _RENEW.run(opened, (*times, session_id, owner))
+        if held != 1:
             raise SessionBusyError(
                 "this turn lost its lease: it ran for too long and another turn may have begun",
                 where=f"session {session_id}",
             )
-        return Lease(session_id=session_id, owner=owner, until=until, turn=int(turn))
 
-    def release(self, session_id: str, owner: str) -> bool:
+    def release(self, session_id: str, owner: str, *, connection: Connection | None = None) -> bool:
         """End a turn; return False if its lease had been lost already."""
-        with self._store.begin() as connection:
-            result = connection.execute(
+        with self._store.begin(connection) as opened:
+            result = opened.execute(
                 update(sessions)
                 .where(sessions.c.session_id == session_id, sessions.c.lease_owner == owner)
                 .values(lease_owner=None, lease_until=None, last_at=self._clock())

@@ -18,6 +18,8 @@ from sqlalchemy import (
     Column,
     DateTime,
     Dialect,
+    Float,
+    ForeignKey,
     Index,
     Integer,
     MetaData,
@@ -26,11 +28,12 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    false,
 )
 
 from mlflow_agent_plugin.errors import StoreError
 
-REVISIONS = ("0001",)
+REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007")
 """Schema revisions this code knows, oldest first."""
 
 VERSION_TABLE = "agent_schema_version"
@@ -108,8 +111,26 @@ approvals = Table(
     Column("answered_at", UtcDateTime),
     Column("answer_reason", Text),
     Column("executed_at", UtcDateTime),
+    Column("request_id", String),
+    Column("quorum", Integer, nullable=False, server_default="1"),
+    Column("verified_only", Boolean, nullable=False, server_default=false()),
+    Column("claimed_by", String),
+    Column("claimed_until", UtcDateTime),
+    Column("edited_from", String),
+    Column("replaced_by", String),
     UniqueConstraint("session_id", "call_id", "action_digest", name="agent_approvals_action"),
     Index("agent_approvals_queue", "tenant", "state", "created_at"),
+)
+
+approval_votes = Table(
+    "agent_approval_votes",
+    metadata,
+    Column("approval_id", String, ForeignKey("agent_approvals.approval_id"), primary_key=True),
+    Column("voter", String, primary_key=True),
+    Column("yes", Boolean, nullable=False),
+    Column("verified", Boolean, nullable=False),
+    Column("reason", Text),
+    Column("voted_at", UtcDateTime, nullable=False),
 )
 
 effects = Table(
@@ -165,4 +186,105 @@ audit_checkpoints = Table(
     Column("hash", String, nullable=False),
     Column("signature", String, nullable=False),
     Index("agent_audit_checkpoints_by_writer", "writer", "seq"),
+)
+
+switches = Table(
+    "agent_switches",
+    metadata,
+    Column("kind", String, primary_key=True),
+    Column("name", String, primary_key=True),
+    Column("stopped", Boolean, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("changed_by", String, nullable=False),
+    Column("changed_at", UtcDateTime, nullable=False),
+)
+
+session_spend = Table(
+    "agent_session_spend",
+    metadata,
+    Column("session_id", String, primary_key=True),
+    Column("tokens", BigInteger, nullable=False),
+    Column("cost_micro_usd", BigInteger, nullable=False),
+)
+
+leases = Table(
+    "agent_leases",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("holder", String, nullable=False),
+    Column("until", UtcDateTime, nullable=False),
+)
+
+masked_values = Table(
+    "agent_masked_values",
+    metadata,
+    Column("session_id", String, primary_key=True),
+    Column("token", String, primary_key=True),
+    Column("fingerprint", String, nullable=False),
+    Column("sealed", Text, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    UniqueConstraint("session_id", "fingerprint", name="agent_masked_values_once"),
+)
+
+rollouts = Table(
+    "agent_rollouts",
+    metadata,
+    Column("rollout_id", String, primary_key=True),
+    Column("model", String, nullable=False),
+    Column("stable_slot", String, nullable=False),
+    Column("candidate_slot", String, nullable=False),
+    Column("mode", String, nullable=False),
+    Column("share", Float, nullable=False),
+    Column("rules", Text, nullable=False),
+    Column("on_success", String, nullable=False),
+    Column("incumbent_version", Integer, nullable=False),
+    Column("candidate_version", Integer, nullable=False),
+    Column("candidate_digest", String, nullable=False),
+    Column("state", String, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("watch", Text, nullable=False),
+    # what is still to be done in the registry, and how the last attempt went
+    Column("registry_step", String, nullable=False),
+    Column("registry_note", Text, nullable=False),
+    Column("started_by", String, nullable=False),
+    Column("started_at", UtcDateTime, nullable=False),
+    Column("changed_at", UtcDateTime, nullable=False),
+    # model and slot while the rollout is open, then empty: one at a time
+    Column("open_for", String, unique=True),
+    Index("agent_rollouts_by_model", "model", "started_at"),
+)
+
+rollout_sessions = Table(
+    "agent_rollout_sessions",
+    metadata,
+    Column("rollout_id", String, ForeignKey("agent_rollouts.rollout_id"), primary_key=True),
+    Column("session_id", String, primary_key=True),
+    Column("arm", String, nullable=False),
+    Column("assigned_at", UtcDateTime, nullable=False),
+    Column("counted_at", UtcDateTime),
+)
+
+deployments = Table(
+    "agent_deployments",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("model_uri", String, nullable=False),
+    Column("config", Text, nullable=False),
+    Column("changed_by", String, nullable=False),
+    Column("changed_at", UtcDateTime, nullable=False),
+)
+
+outbox = Table(
+    "agent_outbox",
+    metadata,
+    Column("target", String, primary_key=True),
+    Column("event_id", String, primary_key=True),
+    Column("event", String, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("state", String, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("last_error", Text, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("next_at", UtcDateTime, nullable=False),
+    Index("agent_outbox_due", "target", "state", "next_at"),
 )

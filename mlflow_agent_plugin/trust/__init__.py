@@ -2,8 +2,13 @@
 
 - `trust.identity`: who asked (`Actor`).
 - `trust.policy`: whether a call is allowed (Cedar).
+- `trust.call`: one governed call, and the parts that may refuse it or lend to it.
+- `trust.privacy`: what happens to sensitive values on their way.
+- `trust.credentials`: short-lived secrets for tools.
 - `trust.approval`: the calls a human must answer for.
 - `trust.ledger`: a call takes effect at most once.
+- `trust.quotas`: how much a tenant, a user or a session may take.
+- `trust.switches`: what an operator has stopped.
 - `trust.audit`: the record nobody can change quietly.
 - `trust.keys`, `trust.evidence`: signatures, and what was measured about a version.
 
@@ -16,16 +21,34 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 _MODULES = {
-    "approval": ("Approval", "ApprovalQueue", "ApprovalState"),
+    "approval": ("Approval", "ApprovalQueue", "ApprovalState", "Vote", "check_edit"),
     "audit": (
         "AuditAnchor",
         "AuditEvent",
         "AuditKind",
         "AuditLog",
+        "AuditSubject",
         "AuditTransaction",
+        "AuditSelection",
+        "AuditSubject",
         "AuditVerification",
+        "RequestStory",
+        "export_audit",
+        "export_audit_to_s3",
+        "read_request",
         "verify_audit",
     ),
+    "call": (
+        "CallGuard",
+        "CallRefusedError",
+        "CredentialLender",
+        "GovernedCall",
+        "NoCredentials",
+        "NoPrivacyFilter",
+        "PrivacyFilter",
+    ),
+    "credentials": ("Credential", "ScopedCredentials", "open_providers", "read_sources"),
+    "credentials.scrubbing": ("Scrubber",),
     "evidence": (
         "CaseResult",
         "Evidence",
@@ -43,7 +66,10 @@ _MODULES = {
     "identity": ("actor_from_token", "issue_token", "local_actor", "parse_actor"),
     "keys": ("KeyPurpose", "KeyStore", "SigningKey"),
     "ledger": ("Claim", "ClaimStatus", "EffectLedger"),
+    "privacy": ("RuledPrivacyFilter", "open_privacy"),
     "policy": ("CedarPolicyEngine", "PolicyEngine", "check_policies", "run_policy_tests"),
+    "quotas": ("QuotaBook", "QuotaUse", "Reservation", "bind_quotas", "open_quota_book"),
+    "switches": ("Switch", "SwitchBoard", "SwitchKind"),
 }
 
 _LAZY = {
@@ -60,29 +86,59 @@ __all__ = [
     "AuditEvent",
     "AuditKind",
     "AuditLog",
+    "AuditSelection",
+    "AuditSubject",
     "AuditTransaction",
     "AuditVerification",
+    "CallGuard",
+    "CallRefusedError",
     "CaseResult",
     "CedarPolicyEngine",
     "Claim",
     "ClaimStatus",
+    "Credential",
+    "CredentialLender",
     "EffectLedger",
     "Evidence",
+    "GovernedCall",
     "KeyPurpose",
     "KeyStore",
     "Metric",
+    "NoCredentials",
+    "NoPrivacyFilter",
     "PolicyEngine",
+    "PrivacyFilter",
+    "QuotaBook",
+    "QuotaUse",
+    "RequestStory",
+    "Reservation",
+    "RuledPrivacyFilter",
+    "ScopedCredentials",
+    "Scrubber",
     "SigningKey",
+    "Switch",
+    "SwitchBoard",
+    "SwitchKind",
+    "Vote",
     "actor_from_token",
+    "bind_quotas",
+    "check_edit",
     "check_policies",
     "check_results",
     "compute_metrics",
     "evidence_statement",
+    "export_audit",
+    "export_audit_to_s3",
     "issue_token",
     "local_actor",
+    "open_privacy",
+    "open_providers",
+    "open_quota_book",
     "parse_actor",
     "read_evidence",
+    "read_request",
     "read_results",
+    "read_sources",
     "results_digest",
     "run_policy_tests",
     "sign_evidence",
@@ -92,16 +148,44 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from mlflow_agent_plugin.trust.approval import Approval, ApprovalQueue, ApprovalState
+    from mlflow_agent_plugin.trust.approval import (
+        Approval,
+        ApprovalQueue,
+        ApprovalState,
+        Vote,
+        check_edit,
+    )
     from mlflow_agent_plugin.trust.audit import (
         AuditAnchor,
         AuditEvent,
         AuditKind,
         AuditLog,
+        AuditSelection,
+        AuditSubject,
         AuditTransaction,
         AuditVerification,
+        RequestStory,
+        export_audit,
+        export_audit_to_s3,
+        read_request,
         verify_audit,
     )
+    from mlflow_agent_plugin.trust.call import (
+        CallGuard,
+        CallRefusedError,
+        CredentialLender,
+        GovernedCall,
+        NoCredentials,
+        NoPrivacyFilter,
+        PrivacyFilter,
+    )
+    from mlflow_agent_plugin.trust.credentials import (
+        Credential,
+        ScopedCredentials,
+        open_providers,
+        read_sources,
+    )
+    from mlflow_agent_plugin.trust.credentials.scrubbing import Scrubber
     from mlflow_agent_plugin.trust.evidence import (
         CaseResult,
         Evidence,
@@ -130,6 +214,15 @@ if TYPE_CHECKING:
         check_policies,
         run_policy_tests,
     )
+    from mlflow_agent_plugin.trust.privacy import RuledPrivacyFilter, open_privacy
+    from mlflow_agent_plugin.trust.quotas import (
+        QuotaBook,
+        QuotaUse,
+        Reservation,
+        bind_quotas,
+        open_quota_book,
+    )
+    from mlflow_agent_plugin.trust.switches import Switch, SwitchBoard, SwitchKind
 
 
 def __getattr__(name: str) -> Any:

@@ -12,6 +12,8 @@ Rules:
 - Two processes that need the signing key at once get the same one.
 - A private key other users can read is refused, as ssh does.
 - A malformed or non-Ed25519 file is an error that names it, never skipped.
+- Rotation replaces the private key, which is then gone. The old public key goes on to be trusted
+  for what it signed, unless it is revoked with it: a lost key must be, a merely old one need not.
 - A self-made key proves "this machine signed it" and nothing more: `local` says so.
 """
 
@@ -118,6 +120,11 @@ class KeyStore:
         Raises:
             ConfigError: A key file or the list of revoked keys is malformed.
         """
+        revoked = self.revoked()
+        known = self._known(purpose)
+        return {key_id: key for key_id, key in known.items() if key_id not in revoked}
+
+    def _known(self, purpose: KeyPurpose | None) -> dict[str, Ed25519PublicKey]:
         keys: dict[str, Ed25519PublicKey] = {}
         own = self.folder / SIGNING_KEY_FILE
         if own.exists():
@@ -130,8 +137,58 @@ class KeyStore:
             for path in sorted(folder.glob("*.pem")):
                 public = _read_public_key(path)
                 keys[key_id_of(public)] = public
+        return keys
+
+    def revoked_keys(self, purpose: KeyPurpose) -> dict[str, Ed25519PublicKey]:
+        """Return the public keys that were trusted for `purpose` until they were revoked, by id.
+
+        They are good for one thing: to recognise what they signed before somebody still trusted
+        signed over it (see `trust.audit.verify`).
+
+        Raises:
+            ConfigError: As `trusted_keys`.
+        """
         revoked = self.revoked()
-        return {key_id: key for key_id, key in keys.items() if key_id not in revoked}
+        known = self._known(purpose)
+        return {key_id: key for key_id, key in known.items() if key_id in revoked}
+
+    def rotate(self, *, revoke: bool = False, note: str = "") -> tuple[str, SigningKey]:
+        """Replace this machine's signing key by a new one.
+
+        Other machines have to be given the new public key (``key export``), and running processes
+        sign with it from their next signature on.
+
+        Args:
+            revoke: Stop trusting the old key, which also ends the tokens it signed.
+            note: Why; kept with a revoked key.
+
+        Returns:
+            The id of the old key, and the new key.
+
+        Raises:
+            ConfigError: The folder cannot be written, or the present key is malformed.
+        """
+        from filelock import FileLock  # noqa: PLC0415 - import cost
+
+        path = self.folder / SIGNING_KEY_FILE
+        if not path.exists():
+            self._create(path)
+        with FileLock(str(self.folder / ".rotate.lock")):
+            old = _read_private_key(path)
+            # Trusted before it is replaced: at no moment is something it signed unknown.
+            self.trust(old.public_key)
+            draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+            try:
+                _write_new_key(draft)
+                draft.replace(path)
+            except OSError as error:
+                raise _unusable(path, error) from error
+            finally:
+                draft.unlink(missing_ok=True)
+            if revoke:
+                # Last: a process that is between the two signs with a key that is trusted.
+                self.revoke(old.key_id, note=note)
+            return old.key_id, _read_private_key(path)
 
     def revoked(self) -> frozenset[str]:
         """Return the ids of revoked keys.
@@ -180,20 +237,11 @@ class KeyStore:
 
     def _create(self, path: Path) -> None:
         _make_folder(self.folder)
-        pem = Ed25519PrivateKey.generate().private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
         # Written whole under another name and then linked: the final name appears once, complete,
         # and the second process to get here finds it taken and uses it.
         draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
         try:
-            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(pem)
-                file.flush()
-                os.fsync(file.fileno())
+            _write_new_key(draft)
             with contextlib.suppress(FileExistsError):
                 os.link(draft, path)
         except OSError as error:
@@ -224,6 +272,19 @@ def verify_signature(public_key: Ed25519PublicKey, signature: bytes, data: bytes
     except InvalidSignature:
         return False
     return True
+
+
+def _write_new_key(path: Path) -> None:
+    pem = Ed25519PrivateKey.generate().private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(pem)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _make_folder(folder: Path) -> None:

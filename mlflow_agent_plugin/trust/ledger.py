@@ -20,11 +20,10 @@ from enum import Enum
 from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, select, update
-from sqlalchemy.dialects.postgresql import insert as postgres_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from mlflow_agent_plugin.entities import Actor, Clock, utc_now
 from mlflow_agent_plugin.errors import ToolCallError
+from mlflow_agent_plugin.store.driver import DriverStatement, bind_time
 from mlflow_agent_plugin.store.engine import Store
 from mlflow_agent_plugin.store.tables import effects
 from mlflow_agent_plugin.trust.spelling import spell_field
@@ -53,7 +52,9 @@ class Claim:
         status: "new": run it. "done": replay `result`, or `error` if that is set. "in_doubt":
             neither run nor replay.
         result: What the tool gave, when it ended well.
-        error: Why it failed, when it did.
+        error: Why it failed, when it did; with a `result`: it took effect, but what it gave cannot
+            be used.
+        resolved_by: The human who said how it ended, None if the tool itself ended it.
         owner: Who runs or ran it.
         attempts: How often it was started.
     """
@@ -67,6 +68,7 @@ class Claim:
     result: Any = None
     error: str | None = None
     finished_at: datetime | None = None
+    resolved_by: str | None = None
 
 
 class EffectLedger:
@@ -104,18 +106,9 @@ class EffectLedger:
             StoreError: The store failed: do not run the tool.
         """
         now = self._clock()
-        values = {
-            "effect_key": key,
-            "tool": tool,
-            "arguments_digest": arguments_digest,
-            "owner": owner,
-            "state": _State.STARTED.value,
-            "attempts": 1,
-            "started_at": now,
-        }
-        insert = _INSERT[self._store.dialect]
         with self._store.begin(connection) as transaction:
-            if transaction.execute(insert, values).rowcount == 1:
+            values = (key, tool, arguments_digest, owner, bind_time(now, transaction))
+            if _INSERT.run(transaction, values) == 1:
                 return Claim(
                     key=key,
                     status=ClaimStatus.NEW,
@@ -136,9 +129,20 @@ class EffectLedger:
         return _claim(row, ClaimStatus.DONE)
 
     def finish(
-        self, key: str, result: Mapping[str, Any], *, connection: Connection | None = None
+        self,
+        key: str,
+        result: Mapping[str, Any],
+        *,
+        problem: str | None = None,
+        connection: Connection | None = None,
     ) -> None:
         """Record what the tool gave.
+
+        Args:
+            key: The call.
+            result: What the model may see of it.
+            problem: Why it cannot be used, although the tool ran; a replay says so again.
+            connection: Join this write transaction.
 
         Raises:
             ToolCallError: The result is not JSON, or the call does not run (never claimed, or
@@ -146,11 +150,13 @@ class EffectLedger:
         """
         try:
             text = json.dumps(result, sort_keys=True, allow_nan=False)
-        except (TypeError, ValueError, RecursionError) as error:
+        except (TypeError, ValueError, RecursionError) as failure:
             raise ToolCallError(
-                f"the tool's result is not JSON: {error}", where=f"call {key}"
-            ) from error
-        self._end(key, {"state": _State.DONE.value, "result": text}, connection)
+                f"the tool's result is not JSON: {failure}", where=f"call {key}"
+            ) from failure
+        error = None if problem is None else spell_field(problem) or "unusable"
+        values = {"state": _State.DONE.value, "result": text, "error": error}
+        self._end(key, values, connection)
 
     def fail(self, key: str, error: str, *, connection: Connection | None = None) -> None:
         """Record that the tool failed: the call ended and is not run again; raises as `finish`."""
@@ -236,10 +242,14 @@ class EffectLedger:
 
     def _end(self, key: str, values: dict[str, Any], connection: Connection | None) -> None:
         with self._store.begin(connection) as transaction:
-            ended = {"for_key": key, "ended_at": self._clock()}
-            ended.update({f"new_{name}": values.get(name) for name in ("state", "result", "error")})
-            changed = transaction.execute(_END, ended)
-            if changed.rowcount == 1:
+            ended = (
+                values["state"],
+                values.get("result"),
+                values.get("error"),
+                bind_time(self._clock(), transaction),
+                key,
+            )
+            if _END.run(transaction, ended) == 1:
                 return
             row = transaction.execute(_SELECT, {"for_key": key}).first()
         if row is None:
@@ -252,24 +262,15 @@ class EffectLedger:
         return connection.execute(_SELECT, {"for_key": key}).one()
 
 
-# Built once: building a statement costs more than running it.
-_INSERT = {
-    name: make(effects)
-    .on_conflict_do_nothing()
-    .inline()
-    .execution_options(preserve_rowcount=True)  # else it is not known for inserts
-    for name, make in (("sqlite", sqlite_insert), ("postgresql", postgres_insert))
-}
 _SELECT = select(effects).where(effects.c.effect_key == bindparam("for_key"))
-_END = (
-    update(effects)
-    .where(effects.c.effect_key == bindparam("for_key"), effects.c.state == _State.STARTED.value)
-    .values(
-        state=bindparam("new_state"),
-        result=bindparam("new_result"),
-        error=bindparam("new_error"),
-        finished_at=bindparam("ended_at"),
-    )
+_INSERT = DriverStatement(
+    f"INSERT INTO {effects.name}"  # noqa: S608 - constants
+    " (effect_key, tool, arguments_digest, owner, state, attempts, started_at)"
+    f" VALUES (?, ?, ?, ?, '{_State.STARTED.value}', 1, ?) ON CONFLICT DO NOTHING"
+)
+_END = DriverStatement(
+    f"UPDATE {effects.name} SET state = ?, result = ?, error = ?, finished_at = ?"  # noqa: S608 - constants
+    f" WHERE effect_key = ? AND state = '{_State.STARTED.value}'"
 )
 
 
@@ -284,4 +285,5 @@ def _claim(row: Row[Any], status: ClaimStatus) -> Claim:
         result=None if row.result is None else json.loads(row.result),
         error=row.error,
         finished_at=row.finished_at,
+        resolved_by=row.resolved_by,
     )

@@ -29,16 +29,22 @@ return document.getAnimations().every(
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory):
-    """Give a running `mlflow-agents server`; skips where there is no browser to look at it."""
+def chromium():
+    """Give the path of the browser; skips where there is none."""
     if shutil.which("chromium") is None or shutil.which("chromedriver") is None:
         pytest.skip("no chromium and chromedriver on this machine")
+    return shutil.which("chromium")
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory, chromium):
+    """Give a running `mlflow-agents server --no-login` to look at."""
     folder = tmp_path_factory.mktemp("server")
     environment = {
         "MLFLOW_AGENTS_KEY_DIR": str(folder / "keys"),
         "MLFLOW_AGENTS_STORE_URI": f"sqlite:///{folder}/agents.db",
     }
-    with AgentsServer(folder / "kept", environment=environment) as running:
+    with AgentsServer(folder / "kept", "--no-login", environment=environment) as running:
         running.keys = folder / "keys"
         yield running
 
@@ -53,13 +59,13 @@ def on_server(server, monkeypatch):
 
 
 @pytest.fixture
-def browser(server, tmp_path):
+def browser(chromium, tmp_path):
     """Give a browser with a profile of its own."""
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
 
     options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
+    options.binary_location = chromium
     for flag in (*FLAGS, f"--user-data-dir={tmp_path / 'profile'}"):
         options.add_argument(flag)
     driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))

@@ -93,7 +93,7 @@ def make_ready(name, suite, slot):
     import mlflow_agent_plugin as agents
 
     agents.evaluate(f"models:/{name}/1", [suite], workers=0, progress=False)
-    agents.request_promotion(name, 1, to=slot, comment="first version", by="ann")
+    agents.request_promotion(name, 1, to=slot, comment="first version", apply=False, by="ann")
     agents.approve(name, 1, to=slot, comment="evidence read", by="rita")
 
 

@@ -25,6 +25,10 @@ def effects(tmp_path):
 
     def read():
         path = tmp_path / "shelf" / "effects.txt"
-        return [line.split()[1] for line in path.read_text().splitlines()] if path.exists() else []
+        return (
+            [line.split(" ", 1)[1] for line in path.read_text().splitlines()]
+            if path.exists()
+            else []
+        )
 
     return read

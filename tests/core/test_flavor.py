@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import yaml
@@ -10,7 +11,8 @@ from helpers.shelf_agent import GRAPH_PY, call, say
 
 import mlflow_agent_plugin as agents
 from mlflow_agent_plugin.core import fetch_bundle
-from mlflow_agent_plugin.errors import AgentError, BundleError, IntegrityError
+from mlflow_agent_plugin.core.predecessor import ContractsNotComparedWarning
+from mlflow_agent_plugin.errors import AgentError, BundleError, ContractError, IntegrityError
 
 
 def request(text="go", **more):
@@ -179,6 +181,31 @@ def test_logging_makes_one_model_a_version_with_a_card_and_linked_prompts(shelf)
     )
 
 
+def test_the_card_is_two_tables_under_headings_of_their_own_whatever_the_author_wrote(shelf):
+    from markdown_it import MarkdownIt
+
+    root = shelf(say("hi")).root
+    manifest = yaml.safe_load((root / "agent.yaml").read_text())
+    manifest["description"] = "``` Keeps shelves.\n\n| a | b |\n|---|---|\n# Not a heading\n"
+    manifest["workflow"]["goal"] = "keep\n\n- the\n\n## shelf"
+    (root / "agent.yaml").write_text(yaml.safe_dump(manifest))
+    card = agents.core.model_card(agents.load_bundle(root))
+    tokens = MarkdownIt("commonmark").enable("table").parse(card)
+    blocks = [
+        (token.type.removesuffix("_open"), inner.content)
+        for token, inner in zip(tokens, [*tokens[1:], tokens[-1]], strict=True)
+        if token.level == 0 and token.nesting == 1
+    ]
+    assert [kind for kind, _ in blocks] == [
+        "heading", "paragraph", "bullet_list", "heading", "table", "heading", "table",
+    ]  # fmt: skip
+    assert [text for kind, text in blocks if kind == "heading"] == ["shelf", "Tools", "Content"]
+    rows = [token.type for token in tokens].count("tr_open")
+    components = agents.load_bundle(root).digest.components
+    assert rows == 2 + len(manifest["tools"]["python"]) + len(components)
+    assert not [token for token in tokens if token.type == "fence"]
+
+
 def test_a_turn_that_fails_is_in_the_traces_as_failed_and_tells_the_client_one_line(shelf):
     import mlflow
     from mlflow.exceptions import MlflowException
@@ -192,7 +219,7 @@ def test_a_turn_that_fails_is_in_the_traces_as_failed_and_tells_the_client_one_l
         model.predict(request())
     mlflow.flush_trace_async_logging()
     (trace,) = mlflow.search_traces(return_type="list", include_spans=False)
-    summary = json.loads(trace.info.trace_metadata["agent.summary"])
+    summary = json.loads(trace.info.tags["agent.summary"])
     assert summary["outcome"] == "failed"
 
 
@@ -203,8 +230,95 @@ def test_a_request_leaves_one_trace_with_its_summary(shelf, effects):
     mlflow.pyfunc.load_model(info.model_uri).predict(request("pay jo@example.org"))
     mlflow.flush_trace_async_logging()
     (trace,) = mlflow.search_traces(return_type="list", include_spans=True)
-    summary = json.loads(trace.info.trace_metadata["agent.summary"])
+    summary = json.loads(trace.info.tags["agent.summary"])
     assert summary["outcome"] == "acted"
     assert summary["tools"] == ["put"]
     assert "jo@example.org" not in trace.to_json()
     assert {span.name for span in trace.data.spans} >= {"shelf", "tool put"}
+
+
+@pytest.fixture
+def with_contract(shelf):
+    """Return a function that writes the shelf agent with the contract of `put` changed."""
+
+    def make(name, *changes):
+        root = shelf(say("hi"), name=name).root
+        path = root / "contracts" / "put.yaml"
+        for old, new in changes:
+            assert old in path.read_text()
+            path.write_text(path.read_text().replace(old, new))
+        return root
+
+    return make
+
+
+STRICTER = ("required: [item]", "required: [item, amount]")
+
+
+def test_a_breaking_contract_without_a_major_version_is_not_logged(with_contract):
+    import mlflow
+
+    agents.log_agent(with_contract("one"), registered_model_name="shelf")
+    runs = len(mlflow.search_runs(search_all_experiments=True, output_format="list"))
+    models = len(mlflow.search_logged_models(output_format="list"))
+    for name, version in (("same", "1.0.0"), ("minor", "1.9.0"), ("back", "0.9.0")):
+        root = with_contract(name, STRICTER, ("version: 1.0.0", f"version: {version}"))
+        (root / "prompts" / "hello.md").write_text("Hello, {{ name }}.")
+        with pytest.raises(ContractError) as refused:
+            agents.log_agent(root, registered_model_name="shelf")
+        for part in ("put (1.0.0 -> ", "amount", "contracts/put.yaml", "put 2.0.0", "version 1 of"):
+            assert part in str(refused.value)
+    assert len(mlflow.search_runs(search_all_experiments=True, output_format="list")) == runs
+    assert len(mlflow.search_logged_models(output_format="list")) == models
+    assert len(mlflow.MlflowClient().search_model_versions("name='shelf'")) == 1
+    assert mlflow.genai.load_prompt("prompts:/shelf.hello@latest").version == 1
+
+
+def test_a_major_version_another_name_or_no_name_may_break_a_contract(with_contract):
+    agents.log_agent(with_contract("one"), registered_model_name="shelf")
+    agents.log_agent(with_contract("unnamed", STRICTER))
+    agents.log_agent(with_contract("other", STRICTER), registered_model_name="other")
+    root = with_contract("two", STRICTER, ("version: 1.0.0", "version: 2.0.0"))
+    assert agents.log_agent(root, registered_model_name="shelf").registered_model_version == 2
+    # The newest counts: what was fine after the first version breaks the second.
+    with pytest.raises(ContractError, match=r"version 2 of"):
+        agents.log_agent(
+            with_contract(
+                "three",
+                ("effect: write", "effect: irreversible"),
+                ("version: 1.0.0", "version: 2.5.0"),
+                ("idempotent: true", "idempotent: false"),
+            ),
+            registered_model_name="shelf",
+        )
+
+
+def test_an_earlier_version_nobody_can_read_is_a_warning_and_stops_nobody(with_contract):
+    import mlflow
+
+    class Other(mlflow.pyfunc.PythonModel):
+        def predict(self, context, model_input: list[str]) -> list[str]:
+            return model_input
+
+    mlflow.pyfunc.log_model(name="other", python_model=Other(), registered_model_name="shelf")
+    with pytest.warns(ContractsNotComparedWarning, match="the model is not an agent"):
+        agents.log_agent(with_contract("one"), registered_model_name="shelf")
+    client = mlflow.MlflowClient()
+    folder = mlflow.artifacts.download_artifacts(
+        client.get_model_version_download_uri("shelf", "2")
+    )
+    shutil.rmtree(folder)
+    with pytest.warns(ContractsNotComparedWarning, match="'shelf'"):
+        info = agents.log_agent(with_contract("two", STRICTER), registered_model_name="shelf")
+    assert info.registered_model_version == 3
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_frame_of_requests_gets_a_list_of_answers_however_many_rows_it_has(saved, rows):
+    """MLflow's `spark_udf` hands over frames of any length and takes a mapping for columns."""
+    import mlflow
+    import pandas as pd
+
+    frame = pd.DataFrame({"input": [request()["input"]] * rows})
+    answers = mlflow.pyfunc.load_model(str(saved(say("done")))).predict(frame)
+    assert [each["output"][0]["content"][0]["text"] for each in answers] == ["done"] * rows

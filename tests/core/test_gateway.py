@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 
@@ -14,7 +13,7 @@ from hypothesis import strategies as st
 from mlflow_agent_plugin.core import AgentRuntime
 from mlflow_agent_plugin.entities import Actor, AgentRequest, CallStatus, Outcome
 from mlflow_agent_plugin.errors import AgentRunError, UngovernedToolCallError
-from mlflow_agent_plugin.trust import ApprovalQueue, AuditKind, AuditLog, verify_audit
+from mlflow_agent_plugin.trust import AuditKind, AuditLog, verify_audit
 
 ANN = Actor(user="ann")
 WARDEN = Actor(user="walt", roles=frozenset({"warden"}))
@@ -270,6 +269,69 @@ def test_a_message_made_by_the_graph_does_not_pass_for_the_users_words(opened):
     assert event.body["provenance"] == {"item": "untrusted"}
 
 
+SUB_AGENT_GRAPH_PY = """
+from langchain_core.messages import AIMessage
+from langgraph.graph import END, START, MessagesState, StateGraph
+
+
+def asking(tool, item, call_id):
+    call = {"name": tool, "args": {"item": item}, "id": call_id, "type": "tool_call"}
+    return {"messages": [AIMessage(content="", tool_calls=[call])]}
+
+
+def build(context):
+    reader = StateGraph(MessagesState)
+    reader.add_node("plan", lambda state: asking(READS, "inbox", "r1"))
+    reader.add_node("tools", context.tool_node())
+    reader.add_edge(START, "plan")
+    reader.add_edge("plan", "tools")
+    reader.add_edge("tools", END)
+    read = reader.compile()
+
+    def hand_over(state):
+        said = read.invoke({"messages": []})["messages"][-1].content
+        return {"messages": [AIMessage(content="the reader says: " + said)]}
+
+    graph = StateGraph(MessagesState)
+    graph.add_node("read", hand_over)
+    graph.add_node("plan", lambda state: asking("put", "house", "p1"))
+    graph.add_node("tools", context.tool_node())
+    graph.add_edge(START, "read")
+    graph.add_edge("read", "plan")
+    graph.add_edge("plan", "tools")
+    graph.add_edge("tools", END)
+    return graph
+"""
+
+
+@pytest.mark.parametrize(
+    ("tool", "untrusted", "provenance"),
+    [("read_mail", True, "untrusted"), ("look", False, "model")],
+)
+def test_a_note_of_a_part_that_read_others_text_launders_nothing(
+    opened, tool, untrusted, provenance
+):
+    graph = SUB_AGENT_GRAPH_PY.replace("READS", repr(tool))
+    runtime = opened(say("-"), graph=graph)
+    ask(runtime, "read my mail")
+    events = AuditLog(runtime.store).events(kind=AuditKind.TOOL_CALL_DECIDED)
+    assert [event.body["session"]["untrusted_seen"] for event in events] == [False, untrusted]
+    assert events[1].body["provenance"] == {"item": provenance}
+
+
+def test_a_parallel_call_is_not_decided_on_what_its_model_has_not_seen(opened):
+    both = {
+        "tool_calls": [
+            {"name": "read_mail", "args": {"item": "inbox"}, "id": "a"},
+            {"name": "put", "args": {"item": "house"}, "id": "b"},
+        ]
+    }
+    runtime = opened(both, say("done"))
+    ask(runtime)
+    events = AuditLog(runtime.store).events(kind=AuditKind.TOOL_CALL_DECIDED)
+    assert [event.body["session"]["untrusted_seen"] for event in events] == [False, False]
+
+
 def test_parallel_calls_are_each_decided(opened, effects):
     both = {
         "tool_calls": [
@@ -363,40 +425,3 @@ def _in_an_hour():
     from mlflow_agent_plugin.entities import utc_now
 
     return utc_now() + timedelta(hours=1)
-
-
-def _resume(folder, store, barrier, results):
-    os.environ["MLFLOW_AGENTS_STORE_URI"] = store
-    from mlflow_agent_plugin.errors import AgentError
-    from mlflow_agent_plugin.package import load_bundle
-
-    with AgentRuntime.open(load_bundle(folder), tracing=False) as runtime:
-        barrier.wait(60)
-        for _ in range(5):
-            try:
-                results.put(ask(runtime, "", resume=True).outcome.value)
-            except AgentError as error:
-                results.put(type(error).__name__)
-
-
-def test_concurrent_resumes_from_four_processes_have_one_effect(opened, shelf, effects):
-    replies = (call("burn", "map"), say("burnt"))
-    runtime = opened(*replies)
-    waiting = ask(runtime).approvals[0]
-    ApprovalQueue(runtime.store).approve(waiting.approval_id, WARDEN)
-    context = multiprocessing.get_context("spawn")
-    barrier, results = context.Barrier(4), context.Queue()
-    workers = [
-        context.Process(
-            target=_resume,
-            args=(runtime.bundle.root, os.environ["MLFLOW_AGENTS_STORE_URI"], barrier, results),
-        )
-        for _ in range(4)
-    ]
-    for worker in workers:
-        worker.start()
-    answers = [results.get(timeout=60) for _ in range(20)]
-    for worker in workers:
-        worker.join(60)
-    assert effects() == ["map"]
-    assert answers.count("acted") == 1, json.dumps(answers)

@@ -13,13 +13,33 @@ from mlflow_agent_plugin.development.matching import CHECKS
 from mlflow_agent_plugin.development.schemas import SCHEMAS, schema_text, write_schemas
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES = [DOCS / "concepts/evaluation.md", DOCS / "how-to/evaluate.md", DOCS / "reference/suite.md"]
-FOREIGN = {"ModelSpec", "Budgets"}
+PAGES = [
+    DOCS / "concepts/evaluation.md",
+    DOCS / "reference/suite.md",
+    *(
+        DOCS / "how-to" / f"{name}.md"
+        for name in (
+            "evaluate", "load-test", "pytest-suites", "score-with-mlflow", "suite-from-traces",
+        )
+    ),
+]  # fmt: skip
+FOREIGN = {"ModelSpec", "ModelPrice", "Budgets"}
 """Sections that agent-yaml.md describes."""
 
 
 def test_the_how_to_runs_from_top_to_bottom(tmp_path, capsys):
-    text = (DOCS / "how-to/evaluate.md").read_text("utf-8")
+    _follow("evaluate.md", tmp_path)
+    assert "task_success 100.0%" in capsys.readouterr().out
+
+
+@pytest.mark.integration
+def test_the_page_about_mlflows_own_evaluation_runs(tmp_path):
+    _follow("score-with-mlflow.md", tmp_path)
+
+
+def _follow(page, tmp_path):
+    text = (DOCS / "how-to" / page).read_text("utf-8")
+    text = re.sub(r"<!-- not run: [^\n]*-->\n```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
     write_lamps(tmp_path / "lamps")
     names: dict = {}
     for kind, file, body in re.findall(
@@ -28,8 +48,7 @@ def test_the_how_to_runs_from_top_to_bottom(tmp_path, capsys):
         if kind == "yaml":
             (tmp_path / file).write_text(body)
         elif kind == "python":
-            exec(compile(body, "evaluate.md", "exec"), names)
-    assert "task_success 100.0%" in capsys.readouterr().out
+            exec(compile(body, page, "exec"), names)
 
 
 @pytest.mark.parametrize("name", sorted(SCHEMAS))

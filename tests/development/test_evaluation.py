@@ -10,7 +10,9 @@ import pytest
 from helpers.lamp_agent import SCRIPTS, call, say, write_lamps
 
 from mlflow_agent_plugin.development import Scenario, Suite, compare, evaluate, load_results
+from mlflow_agent_plugin.development.results import show_metric
 from mlflow_agent_plugin.errors import EvidenceError, SuiteError
+from mlflow_agent_plugin.trust.evidence import Metric, MetricKind
 
 SUITE = """
 apiVersion: mlflow-agents/v1
@@ -295,3 +297,26 @@ def test_a_file_store_without_datasets_says_so(suite_file, tmp_path, monkeypatch
     mlflow.set_tracking_uri(f"file://{tmp_path}/mlruns")
     with pytest.raises(SuiteError, match="cannot be registered as a dataset"):
         register_suite(load_suite(suite_file))
+
+
+@pytest.mark.parametrize(
+    ("name", "metric", "shown"),
+    [
+        ("intent_accuracy", Metric(0.0, 0.0, 1.0, 0, MetricKind.RATE, 0), ("nothing to judge", "")),
+        ("task_success", Metric(0.5, 0.2, 0.8, 4, MetricKind.RATE, 2), ("50.0%", "[20.0%, 80.0%]")),
+        (
+            "tool_call_recall",
+            Metric(0.9, 0.7, 1.1, 9, MetricKind.MEAN),
+            ("90.0%", "[70.0%, 100.0%]"),
+        ),
+        (
+            "mean_input_tokens",
+            Metric(2390.4, -5.0, 4000.0, 9, MetricKind.MEAN),
+            ("2,390", "[0, 4,000]"),
+        ),
+        ("mean_steps", Metric(7.0, None, None, 1, MetricKind.MEAN), ("7", "")),
+        ("unsafe_calls", Metric(2.0, 2.0, 2.0, 3, MetricKind.COUNT), ("2", "")),
+    ],
+)
+def test_a_metric_is_shown_within_what_is_possible(name, metric, shown):
+    assert show_metric(name, metric) == shown

@@ -197,26 +197,3 @@ with run_suite(load_bundle(sys.argv[1]), load_suite(sys.argv[2]), workers=1, pro
 def test_an_engine_that_does_not_exist_is_an_error(lamps):
     with pytest.raises(SuiteError, match=r"no engine 'abacus'. Use processes or spark"):
         play(lamps, mixed(), engine="abacus")
-
-
-@pytest.mark.integration
-def test_spark_gives_the_same_bytes_and_survives_crashes_too(lamps, tmp_path, monkeypatch):
-    pyspark = pytest.importorskip("pyspark.sql")
-    if subprocess.run(["which", "java"], capture_output=True).returncode:
-        pytest.skip("Spark needs Java")
-    monkeypatch.setenv("PYSPARK_PYTHON", sys.executable)
-    session = (
-        pyspark.SparkSession.builder.master("local[2]")
-        .config("spark.ui.enabled", "false")
-        .config("spark.driver.bindAddress", "127.0.0.1")
-        .config("spark.driver.host", "127.0.0.1")
-        .getOrCreate()
-    )
-    suite = mixed(case("crash", "crash"), case("hang", "hang", max_seconds=1))
-    try:
-        run = play(lamps, suite, engine="spark")
-    finally:
-        session.stop()
-    local = play(lamps, suite, workers=1)
-    assert results(run, tmp_path / "a.jsonl") == results(local, tmp_path / "b.jsonl")
-    assert [r.result.case_id for r in run.runs if not r.result.success] == ["crash", "hang"]

@@ -6,6 +6,7 @@ import pytest
 
 from mlflow_agent_plugin.development import FaultKind, Scenario
 from mlflow_agent_plugin.development.worlds import FaultError, World
+from mlflow_agent_plugin.package import ToolContract
 
 SWITCH = {"outcomes": ["acted"], "calls_required": [{"tool": "switch"}]}
 
@@ -21,10 +22,10 @@ def switched(times):
 @pytest.mark.parametrize(
     ("kind", "became", "effects"),
     [
-        ("rate_limit", "failed", 0),
+        ("rate_limit", "limited", 0),
         ("timeout", "in_doubt", 0),
         ("reset", "in_doubt", 1),
-        ("error", "failed", 0),
+        ("error", "in_doubt", 0),
         ("permission", "failed", 0),
         ("malformed", "failed", 1),
         ("slow", "executed", 1),
@@ -67,6 +68,35 @@ def test_an_injection_without_a_text_to_put_it_in_is_an_error(scenario):
     case = scenario("look", faults=[{"tool": "look", "kind": "injection", "text": "x"}])
     with pytest.raises(FaultError, match="no text"):
         _run(case, {"n": 1})
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_an_injection_goes_where_the_contract_lets_a_stranger_write(scenario, seed):
+    contract = ToolContract.model_validate(
+        {
+            "apiVersion": "mlflow-agents/v1",
+            "name": "look",
+            "version": "1.0.0",
+            "description": "d",
+            "input": {"type": "object"},
+            "output": {
+                "type": "object",
+                "properties": {
+                    "state": {"enum": ["on", "off"]},
+                    "day": {"type": "string", "maxLength": 10},
+                },
+            },
+            "effect": "read",
+            "untrusted_output": True,
+            "trusted_fields": ["owner"],
+        }
+    )
+    output = {"state": "on", "day": "2026-01-01", "owner": "amira", "notes": [{"text": "dim"}]}
+    case = scenario("look", faults=[{"tool": "look", "kind": "injection", "text": "smash it"}])
+    world = World(case, None, seed, {"look": contract})
+    assert _call(world, output) == {**output, "notes": [{"text": "dim smash it"}]}
+    with pytest.raises(FaultError, match="no text free"):
+        _call(World(case, None, seed, {"look": contract}), {"state": "on", "day": "2026-01-01"})
 
 
 def test_a_fault_comes_at_its_call_and_goes_after_its_times(scenario):

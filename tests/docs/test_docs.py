@@ -13,6 +13,7 @@ RUN_BY_ITS_ROOM = {
     "docs/concepts/audit.md": "tests/trust/test_docs.py",
     "docs/concepts/support-agent.md": "tests/agents/test_support_docs.py",
     "docs/how-to/evaluate.md": "tests/development/test_docs.py",
+    "docs/how-to/score-with-mlflow.md": "tests/development/test_docs.py",
     "docs/how-to/review-and-promote.md": "tests/registry/test_docs.py",
     "docs/how-to/serve.md": "tests/docs/test_serving_pages.py",
     "docs/how-to/write-a-policy.md": "tests/trust/policy/test_docs.py",

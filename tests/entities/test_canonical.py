@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mlflow_agent_plugin.entities import canonical_json, sha256_digest, sha256_of_json
@@ -40,6 +40,36 @@ def test_the_example_of_the_standard_gives_its_bytes():
 @given(st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), st.integers(0, 9)))
 def test_the_order_of_keys_does_not_matter(value):
     assert canonical_json(dict(reversed(value.items()))) == canonical_json(value)
+
+
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**54), 2**54) | st.text() | st.just(1.0),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text("aé\x7f\ue000\U00010000\ud800"), inner),
+    max_leaves=8,
+)
+
+
+@settings(deadline=None)
+@given(PLAIN)
+@example({"\ue000": 1, "\U00010000": 2})
+@example('\x00\x1f\x7f\u2028"\\\b\f\n\r\t')
+def test_the_short_way_gives_the_bytes_of_the_standards_own(value):
+    import rfc8785
+
+    try:
+        expected = rfc8785.dumps(value)
+    except (rfc8785.CanonicalizationError, UnicodeEncodeError):
+        with pytest.raises(ValueError, match="cannot be hashed"):
+            canonical_json(value)
+    else:
+        assert canonical_json(value) == expected
+
+
+def test_a_value_that_holds_itself_is_refused():
+    value: dict = {"a": []}
+    value["a"].append(value)
+    with pytest.raises(ValueError, match="nested too deeply"):
+        canonical_json(value)
 
 
 @settings(deadline=None)

@@ -133,6 +133,7 @@ EFFECTS = {
 POLICIES = {
     "permit.cedar": """
         @id("everything")
+        @unverified("allow")
         permit (principal, action, resource);
     """,
     "hard.cedar": """

@@ -161,11 +161,11 @@ class World:
         return run_id
 
     def ready(self, version, to="Production", *, name=NAME, **kwargs):
-        """Give a version everything `to` asks for."""
+        """Give a version everything `to` asks for, and leave moving it to the caller."""
         from mlflow_agent_plugin.registry import approve, request_promotion
 
         self.evaluate(version, name=name, **kwargs)
-        request_promotion(name, version, to=to, client=self.client)
+        request_promotion(name, version, to=to, apply=False, client=self.client)
         approve(name, version, to=to, by="alice", client=self.client)
 
     def promoted(self, text, to="Production", *, name=NAME):
@@ -192,7 +192,7 @@ class World:
         return {
             path.relative_to(folder).as_posix(): path.read_bytes()
             for path in sorted(folder.rglob("*"))
-            if path.is_file() and path.name != "registered_model_meta"
+            if path.is_file() and path.name not in {"registered_model_meta", "agent-promotion.json"}
         }
 
     def events(self, kind=None):

@@ -216,6 +216,9 @@ ATTACKS = {
     "delete the model's tag": (
         lambda w: w.client.delete_registered_model_tag("shelf", "agent.gated"), REFUSED
     ),
+    "write a promotion statement": (tag("agent.promotion.Production", "{}"), REFUSED),
+    "write which slots are protected": (model_tag("agent.slots", "{}"), REFUSED),
+    "write a load test's tag": (tag("agent.load.steady", "x"), REFUSED),
     "bring tags along": (
         lambda w: w.store.create_model_version(
             "shelf", str(w.model("three")), tags=[ModelVersionTag("agent.gate.Production", "passed")]
@@ -234,6 +237,11 @@ ATTACKS = {
     "evidence by an unknown key": (forged_key, REFUSED),
     "edited results": (edited_results, REFUSED),
     "no such run": (tag("agent.evidence", "f" * 32), REFUSED),
+    "no such load test": (tag("agent.load_evidence", "f" * 32), REFUSED),
+    "a drift report typed in": (tag("monitoring.drift", "x"), HARMLESS),
+    "comment without a request": (
+        tag("agent.comment", '{"to": "Production", "comment": "yes", "by": "alice"}'), REFUSED
+    ),
     "a path for a run": (tag("agent.evidence", "../../etc/passwd"), REFUSED),
     "a candidate's weaker gate": (weaker_bundle, REFUSED),
     # people

@@ -20,7 +20,7 @@ def test_a_new_agent_is_in_order_and_carries_its_own_name(cli, desk):
     assert cli("validate", desk, "--json").json["name"] == "desk"
     assert "desk is in order: sha256:" in cli("validate", desk).out
     results = cli("policy", "test", desk, "--json").json
-    assert len(results) == 3
+    assert len(results) == 5
     assert all(item["passed"] for item in results)
     for path in [*desk.rglob("*"), desk.parent / "desk-suite.yaml"]:
         if path.is_file():
@@ -73,8 +73,8 @@ def test_a_failing_policy_test_is_shown_with_why_and_exit_code_1(cli, desk):
     path = desk / "policies" / "tests.yaml"
     path.write_text(path.read_text().replace("expect: allow", "expect: deny"))
     said = cli("policy", "test", desk, code=1)
-    assert "1 of 3 failed" in said.out
-    assert "fail Anyone may look an order up deny allow" in said.words
+    assert "1 of 5 failed" in said.out
+    assert "fail find_order with what the user said deny allow" in said.words
     assert [item["passed"] for item in cli("policy", "test", desk, "--json", code=1).json].count(
         False
     ) == 1
@@ -83,13 +83,41 @@ def test_a_failing_policy_test_is_shown_with_why_and_exit_code_1(cli, desk):
 def test_explain_says_which_policy_decides_and_what_would_change_it(cli, desk):
     call_ = ("policy", "explain", desk, "cancel_order", "--arguments", '{"order_id": "A-2"}')
     said = cli(*call_)
-    assert "cancelling-needs-a-supervisor" in said.out
+    assert "cancel_order-high-risk" in said.out
     assert "if a supervisor approves this call -> allow" in said.out
     assert cli(*call_, "--json").json["decision"]["value"] == "needs_approval"
     denied = cli(*call_, "--provenance", "untrusted", "--json").json["decision"]
     assert denied["value"] == "deny"
     actor = cli(*call_, "--as", "eve@shop:supervisor", "--verified", "--json").json["actor"]
     assert actor == {"user": "eve", "tenant": "shop", "roles": ["supervisor"], "verified": True}
+
+
+def test_scaffold_writes_policies_whose_tests_pass(cli, desk):
+    shutil.rmtree(desk / "policies")
+    said = cli("policy", "scaffold", desk, "--role", "boss")
+    assert "6 policies, 5 policy tests passed" in said.words
+    assert all(item["passed"] for item in cli("policy", "test", desk, "--json").json)
+    assert "boss" in (desk / "policies" / "approval.cedar").read_text()
+
+
+def test_scaffold_replaces_nothing_unasked(cli, desk):
+    before = {path.name: path.read_bytes() for path in (desk / "policies").iterdir()}
+    said = cli("policy", "scaffold", desk, code=1)
+    assert "is there already" in said.err
+    assert "--force" in said.err
+    assert {path.name: path.read_bytes() for path in (desk / "policies").iterdir()} == before
+    cli("policy", "scaffold", desk, "--force", "--role", "boss")
+    assert "supervisor" in (desk / "policies" / "roles.yaml").read_text()
+
+
+def test_scaffold_refuses_a_role_that_is_no_name(cli, desk):
+    assert "is no role name" in cli("policy", "scaffold", desk, "--role", 'a"b', code=1).err
+
+
+def test_a_new_agent_starts_with_the_scaffolded_policies(cli, desk):
+    before = {path.name: path.read_text() for path in (desk / "policies").iterdir()}
+    cli("policy", "scaffold", desk, "--force", "--role", "supervisor")
+    assert {path.name: path.read_text() for path in (desk / "policies").iterdir()} == before
 
 
 @pytest.mark.parametrize(

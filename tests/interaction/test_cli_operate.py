@@ -6,6 +6,7 @@ import json
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
+import mlflow
 import pytest
 from helpers.command_line import write_shelf
 from helpers.shelf_agent import call, say, write_bundle
@@ -46,7 +47,7 @@ def test_nothing_waits_at_first(cli):
 def test_a_waiting_call_is_shown_approved_and_then_runs(tmp_path, cli, agent):
     (waiting,) = ask(agent, "s1").approvals
     listed = cli("approvals", "list").words
-    assert f'{waiting.approval_id} waiting burn {{"item": "lamp"}} eve warden' in listed
+    assert f'{waiting.approval_id} waiting burn {{"item": "lamp"}} eve 0/1 warden' in listed
     shown = cli("approvals", "show", waiting.approval_id, "--json").json
     assert (shown["tool"], shown["arguments"]) == ("burn", {"item": "lamp"})
     own = cli("approvals", "approve", waiting.approval_id, "--as", "eve@shop:warden", code=1)
@@ -58,6 +59,10 @@ def test_a_waiting_call_is_shown_approved_and_then_runs(tmp_path, cli, agent):
     again = cli("approvals", "reject", waiting.approval_id, "--reason", "no", code=1)
     assert again.err.startswith("mlflow-agents: ")
     assert ask(agent, "s1", resume=True).outcome.value == "acted"
+    mlflow.flush_trace_async_logging()  # traces leave the process on a thread of their own
+    assert cli("approvals", "feedback").out.startswith("1 answers written to their traces, 0 were")
+    again = cli("approvals", "feedback", "--days", "1", "--json").json
+    assert again == {"logged": 0, "known": 1, "without_trace": 0, "held_elsewhere": False}
     assert (tmp_path / "shelf" / "effects.txt").read_text().count("lamp") == 1
     assert cli("approvals", "list").out == "approvals: none\n"
     assert "executed" in cli("approvals", "list", "--all").out
@@ -72,6 +77,46 @@ def test_a_rejected_call_never_runs(tmp_path, cli, agent):
     assert (rejected["state"], rejected["answer_reason"]) == ("rejected", "too hot")
     ask(agent, "s2", resume=True)
     assert not (tmp_path / "shelf" / "effects.txt").exists()
+
+
+def test_a_call_is_claimed_and_edited_after_the_agent_was_asked_whether_it_would_run(
+    tmp_path, cli, agent
+):
+    (waiting,) = ask(agent, "s4").approvals
+    me, other = ("--as", "wim@shop:warden"), ("--as", "ann@shop:warden")
+    claimed = cli("approvals", "claim", waiting.approval_id, *me)
+    assert "claimed by wim until" in claimed.out
+    edit = ("approvals", "edit", waiting.approval_id, "--reason", "the lamp is needed")
+    paper = ("--arguments", '{"item": "paper"}')
+    assert "wim is looking at it" in cli(*edit, *paper, *other, code=1).err
+    cli("approvals", "release", waiting.approval_id, *me)
+    bundle = ("--agent", str(tmp_path / "burner"))
+    misfit = cli(*edit, "--arguments", '{"item": 5}', *bundle, *other, code=1)
+    assert "does not fit the contract of 'burn'" in misfit.err
+    assert "same call" in cli(*edit, "--arguments", '{"item": "lamp"}', *other, code=1).err
+    made = cli(*edit, *paper, *bundle, *other, "--json").json
+    assert (made["state"], made["edited_from"]) == ("approved", waiting.approval_id)
+    assert ask(agent, "s4", resume=True).outcome.value == "acted"
+    assert (tmp_path / "shelf" / "effects.txt").read_text().split()[1:] == ["paper"]
+    edited = cli("approvals", "show", waiting.approval_id, "--json").json
+    assert (edited["state"], edited["replaced_by"]) == ("edited", made["approval_id"])
+
+
+def test_a_token_makes_the_reviewer_a_verified_person(cli, agent, monkeypatch):
+    asked = AgentRequest(
+        text="burn it", session_id="s5", actor=Actor("eve", tenant="shop", verified=True)
+    )
+    (waiting,) = agent.invoke(asked).approvals
+    words = ("approvals", "approve", waiting.approval_id)
+    unverified = cli(*words, "--as", "wim@shop:warden", code=1)
+    assert "wim has not logged in" in unverified.err
+    token = cli("key", "token", "wim@shop:warden").out.strip()
+    monkeypatch.setenv("MLFLOW_AGENTS_ACTOR_TOKEN", token + "x")
+    assert "token" in cli(*words, code=1).err
+    monkeypatch.setenv("MLFLOW_AGENTS_ACTOR_TOKEN", token)
+    assert "give one" in cli(*words, "--as", "wim@shop:warden", code=2).err
+    (vote,) = cli(*words, "--json").json["votes"]
+    assert (vote["voter"], vote["verified"], vote["yes"]) == ("wim", True, True)
 
 
 def test_an_unknown_approval_is_one_line(cli):

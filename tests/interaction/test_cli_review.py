@@ -36,27 +36,35 @@ def test_the_whole_way_from_a_folder_to_production_and_back(
     measured = cli("evaluate", "models:/shelf/1", "--suite", suite, "--workers", 0, "--json").json
     assert measured["suites"]["tiny"]["metrics"]["task_success"]["value"] == 1.0
     assert measured["submitted"] == "shelf/1"
-    assert cli("request", "shelf", 1, "--to", "Production", "--comment", "try it").out == (
+    held = ("--hold", "--comment", "try it")
+    assert cli("request", "shelf", 1, "--to", "Production", *held).out == (
         "requested: shelf version 1 to Production\n"
     )
     own = cli("approve", "shelf", 1, "--to", "Production", code=1)
     assert "bob" in own.err
     approved = cli("approve", "shelf", 1, "--to", "Production", "--as", "rita", "--json").json
     assert approved["result"] == "approved: shelf version 1 to Production"
+    assert (approved["applied"], "asks to wait" in approved["why"]) == (False, True)
     assert "passed: 4 met" in cli("gate", "shelf", 1, "--to", "Production").out
     assert cli("promote", "shelf", 1, "--to", "production").code == 0
 
     # A second version takes the same way; its author withdraws, a reviewer rejects.
     cli("log", write_shelf(shelf, "a chair"), "--register", "shelf")
-    cli("evaluate", "models:/shelf/2", "--suite", suite, "--workers", 0)
+    words = ("--suite", suite, "--workers", 0, "--baseline", measured["run_id"], "--repeats", 2)
+    shown = cli("evaluate", "models:/shelf/2", *words).out
+    assert "tiny against run" in shown
+    assert "p (McNemar)" in shown
+    assert "detectable" in shown
+    assert "variance between cases" in shown
     for how in (("withdraw",), ("reject", "--as", "rita")):
         cli("request", "shelf", 2, "--to", "Production")
         said = cli(how[0], "shelf", 2, "--to", "Production", "--reason", "not yet", *how[1:])
         assert said.out.startswith(("withdrawn: ", "rejected: "))
         assert "approvals" in cli("promote", "shelf", 2, "--to", "Production", code=1).err
     cli("request", "shelf", 2, "--to", "Production")
-    cli("approve", "shelf", 2, "--to", "Production", "--as", "rita")
-    cli("promote", "shelf", 2, "--to", "Production")
+    assert cli("approve", "shelf", 2, "--to", "Production", "--as", "rita").out == (
+        "approved: shelf version 2 to Production\npromoted: shelf Production is version 2\n"
+    )
 
     # What changed between them.
     assert "a chair" in cli("diff", "models:/shelf/1", "models:/shelf/2").out
@@ -64,7 +72,7 @@ def test_the_whole_way_from_a_folder_to_production_and_back(
     # The registry signed what stands there, and the copy is what it signed.
     proof = cli("proof", "shelf", "--to", "Production", "--fetch", "copy", "--json").json
     assert (proof["version"], proof["kind"]) == (2, "promoted")
-    assert "version 2: promoted by bob" in cli("proof", "shelf", "--to", "Production").out
+    assert "version 2: promoted by rita" in cli("proof", "shelf", "--to", "Production").out
     assert (tmp_path / "copy" / "MLmodel").exists()
     assert "no problems" in cli("verify").out
 

@@ -58,6 +58,22 @@ def test_a_private_or_foreign_key_is_not_trusted(tmp_path, cli):
     assert "is not an Ed25519 key" in cli("key", "trust", "curve.pem", code=1).err
 
 
+def test_a_rotated_key_signs_and_the_old_one_is_trusted_or_revoked(cli):
+    token = cli("key", "token", "eve").out.strip()
+    first = cli("key", "show", "--json").json["signing"]
+    made = cli("key", "rotate", "--json").json
+    assert made == {"old": first, "new": made["new"], "revoked": False}
+    shown = cli("key", "show", "--json").json
+    assert (shown["signing"], set(shown["trusted"])) == (made["new"], {first, made["new"]})
+    again = cli("key", "rotate", "--revoke", "--reason", "lost")
+    assert f"revoked: {made['new']}" in again.out
+    shown = cli("key", "show", "--json").json
+    assert shown["revoked"] == [made["new"]]
+    from mlflow_agent_plugin.trust import KeyPurpose, KeyStore, actor_from_token
+
+    assert actor_from_token(token, KeyStore().trusted_keys(KeyPurpose.ACTORS)).user == "eve"
+
+
 def test_a_token_names_its_actor_and_expires(cli):
     from mlflow_agent_plugin.trust import KeyPurpose, KeyStore, actor_from_token
 

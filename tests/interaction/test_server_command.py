@@ -44,25 +44,29 @@ def started(monkeypatch):
 
 
 def test_what_follows_two_dashes_goes_to_mlflow(tmp_path, cli, started):
-    said = cli("server", "--port", free_port(), "--", "--allowed-hosts", "a.example.com")
+    said = cli(
+        "server", "--no-login", "--port", free_port(), "--", "--allowed-hosts", "a.example.com"
+    )
     ((command, environment, log_to_stderr),) = started
     assert command[-2:] == ["--allowed-hosts", "a.example.com"]
     assert f"agents+sqlite:///{tmp_path}/mlflow-server/mlflow.db" in command
-    assert "--app-name" not in command
-    assert (environment, log_to_stderr) == ({}, False)
+    assert command[command.index("--app-name") + 1] == "agents"
+    assert environment["MLFLOW_AGENTS_SERVER_LOGIN"] == "false"
+    assert environment["MLFLOW_AGENTS_MONITORING_TABLE"] == f"{tmp_path}/mlflow-server/monitoring"
+    assert log_to_stderr is False
     assert "WARNING" not in said.err
 
 
 def test_listening_beyond_this_machine_without_a_login_warns(cli, started):
-    said = cli("server", "--host", "0.0.0.0", "--port", free_port(), "--json")
+    said = cli("server", "--no-login", "--host", "0.0.0.0", "--port", free_port(), "--json")
     assert "WARNING: whoever reaches 0.0.0.0" in said.err
     assert said.json["login"] is False
-    assert "WARNING" not in cli("server", "--host", "0.0.0.0", "--port", free_port(), "--login").err
+    assert "WARNING" not in cli("server", "--host", "0.0.0.0", "--port", free_port()).err
 
 
 def test_a_password_of_the_environment_is_used_and_not_shown(tmp_path, cli, started, monkeypatch):
     monkeypatch.setenv("MLFLOW_AUTH_ADMIN_PASSWORD", "from-the-environment")
-    said = cli("server", "--port", free_port(), "--login", "--json")
+    said = cli("server", "--port", free_port(), "--json")
     assert "admin_password" not in said.json
     assert "from-the-environment" not in said.out
     ((_, environment, log_to_stderr),) = started
@@ -71,19 +75,36 @@ def test_a_password_of_the_environment_is_used_and_not_shown(tmp_path, cli, star
     assert environment["MLFLOW_FLASK_SERVER_SECRET_KEY"]
 
 
+def test_an_inherited_variable_does_not_take_the_login_away(cli, started, monkeypatch):
+    monkeypatch.setenv("MLFLOW_AGENTS_SERVER_LOGIN", "false")
+    cli("server", "--port", free_port())
+    ((_, environment, _),) = started
+    assert environment["MLFLOW_AGENTS_SERVER_LOGIN"] == "true"
+
+
 def test_the_session_secret_outlives_a_restart(cli, started):
-    for _ in range(2):
-        cli("server", "--port", free_port(), "--login")
+    said = [cli("server", "--port", free_port(), "--json").json for _ in range(2)]
     first, second = (environment for _, environment, _ in started)
     name = "MLFLOW_FLASK_SERVER_SECRET_KEY"
     assert first[name] == second[name]
-    assert first["MLFLOW_AUTH_ADMIN_PASSWORD"] != second["MLFLOW_AUTH_ADMIN_PASSWORD"]
+    assert len(said[0]["admin_password"]) >= 20
+    assert "admin_password" not in said[1]  # the administrator is made at the first start only
+
+
+def test_a_password_too_short_for_the_administrator_is_refused_before_anything_starts(
+    cli, started, monkeypatch
+):
+    monkeypatch.setenv("MLFLOW_AUTH_ADMIN_PASSWORD", "short")
+    said = cli("server", "--port", free_port(), code=1)
+    assert "the administrator cannot be made" in said.err
+    assert "MLFLOW_AUTH_ADMIN_PASSWORD" in said.err
+    assert started == []
 
 
 def test_a_users_file_that_is_no_database_is_one_line(tmp_path, cli, started):
     (tmp_path / "mlflow-server").mkdir()
     (tmp_path / "mlflow-server" / "users.db").write_text("not a database " * 99)
-    said = cli("server", "--port", free_port(), "--login", code=1)
+    said = cli("server", "--port", free_port(), code=1)
     assert "users.db" in said.err
     assert started == []
 
@@ -100,7 +121,7 @@ def test_a_server_with_login_makes_one_password_and_lets_only_known_people_in(
     tmp_path, cli, monkeypatch
 ):
     folder = tmp_path / "server"
-    with AgentsServer(folder, "--login") as server:
+    with AgentsServer(folder) as server:
         said = json.loads(server.said)
         assert said["registry_uri"].startswith("agents+sqlite:///")
         password = said["admin_password"]
@@ -137,7 +158,7 @@ def test_a_server_with_login_makes_one_password_and_lets_only_known_people_in(
         assert server.process.wait(30) is not None
 
     # The second start knows its people, and shows no password.
-    with AgentsServer(folder, "--login") as server:
+    with AgentsServer(folder) as server:
         assert "admin_password" not in json.loads(server.said)
         search = f"{server.url}/api/2.0/mlflow/experiments/search?max_results=1"
         assert requests.get(search, auth=("admin", password), timeout=30).ok

@@ -30,7 +30,7 @@ def ask(monkeypatch):
         reply = AgentReply("ok", Outcome.ANSWERED, "s", agent, "sha256:aa")
         row = row_from_reply(reply, text=text, event_time=utc_now(), actor=ANONYMOUS, trace_id="x")
         with mlflow.start_span("request") as span:
-            mlflow.update_current_trace(metadata={SUMMARY_KEY: summary_from_row(row)})
+            mlflow.update_current_trace(tags={SUMMARY_KEY: summary_from_row(row)})
         return span.trace_id
 
     return log

@@ -11,7 +11,13 @@ import pytest
 
 from mlflow_agent_plugin.entities import Actor
 from mlflow_agent_plugin.errors import ConfigError, PipelineError
-from mlflow_agent_plugin.lifecycle import Signals, TriggerPolicy, retrain, run_trigger
+from mlflow_agent_plugin.lifecycle import (
+    Signals,
+    TriggerPolicy,
+    model_lease,
+    retrain,
+    run_trigger,
+)
 from mlflow_agent_plugin.store import Store
 from mlflow_agent_plugin.trust import AuditKind, AuditLog
 
@@ -119,6 +125,17 @@ def test_two_triggers_at_once_start_one_pipeline(toy, tmp_path):
     assert len(starts(tmp_path)) == 1
     assert 7 in outcomes
     assert "another pipeline is running" in next(o for o in outcomes if o != 7)
+
+
+def test_a_trigger_elsewhere_with_the_same_store_starts_no_second_pipeline(toy, tmp_path):
+    """Two machines share no workspace, but the store: the lease in it names the other one."""
+    with (
+        Store.open() as store,
+        model_lease(store, "support", name="trigger"),
+        pytest.raises(PipelineError, match="another pipeline for support is running: process"),
+    ):
+        go(toy, tmp_path)
+    assert starts(tmp_path) == []
 
 
 def test_a_trigger_starts_once_and_then_cools_down(toy, tmp_path):

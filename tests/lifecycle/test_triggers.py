@@ -20,6 +20,12 @@ from mlflow_agent_plugin.observability.drift.verdict import (
     DriftVerdict,
     Window,
 )
+from mlflow_agent_plugin.observability.environment.verdict import (
+    EnvironmentPart,
+    EnvironmentVerdict,
+    PartKind,
+    PartStatus,
+)
 from mlflow_agent_plugin.observability.metrics import TaskMetric
 
 NOW = datetime(2026, 5, 1, tzinfo=timezone.utc)
@@ -61,6 +67,7 @@ def test_nothing_known_starts_nothing_and_says_what_is_unknown():
         {"name": "escalations", "when": "metric", "metric": "escalation_rate", "above": 0.2},
         {"name": "labels", "when": "new_labels", "at_least": 10},
         {"name": "age", "when": "age", "days": 30},
+        {"name": "outside", "when": "environment_changed"},
     ]
     decision = decide(policy(*rules), Signals(NOW))
     assert decision.fire is False
@@ -129,6 +136,42 @@ def test_a_cool_down_holds_back_a_met_rule_and_keeps_its_reason():
     assert decision.summary().startswith("cooling down until 2026-05-01T01:00:00")
     assert decision.reasons() == ["drift: drift is confirmed in intent"]
     assert decide(policy(DRIFT, cooldown_hours=23), signals).fire is True
+
+
+def environment(*parts):
+    return EnvironmentVerdict(
+        "a",
+        "sha256:aa",
+        "2026-01-01",
+        tuple(EnvironmentPart(kind, "n", status, "here", ("why",)) for kind, status in parts),
+    )
+
+
+TOOL, KNOWLEDGE = PartKind.TOOL, PartKind.KNOWLEDGE
+
+
+@pytest.mark.parametrize(
+    ("rule", "parts", "expected"),
+    [
+        ({}, [], RuleStatus.UNKNOWN),
+        ({}, [(TOOL, PartStatus.SAME)], RuleStatus.UNMET),
+        ({}, [(TOOL, PartStatus.SAME), (KNOWLEDGE, PartStatus.UNKNOWN)], RuleStatus.UNKNOWN),
+        ({}, [(TOOL, PartStatus.UNKNOWN), (KNOWLEDGE, PartStatus.CHANGED)], RuleStatus.MET),
+        ({}, [(TOOL, PartStatus.COMPATIBLE)], RuleStatus.UNMET),
+        ({"compatible": True}, [(TOOL, PartStatus.COMPATIBLE)], RuleStatus.MET),
+        ({"kinds": ["tool"]}, [(KNOWLEDGE, PartStatus.CHANGED)], RuleStatus.UNKNOWN),
+        (
+            {"kinds": ["tool"]},
+            [(TOOL, PartStatus.SAME), (KNOWLEDGE, PartStatus.CHANGED)],
+            RuleStatus.UNMET,
+        ),
+    ],
+)
+def test_an_environment_that_changed_is_a_reason_and_one_nobody_could_read_is_unknown(
+    rule, parts, expected
+):
+    found = {"name": "outside", "when": "environment_changed", **rule}
+    assert status(found, environment=environment(*parts)) is expected
 
 
 @given(st.integers(0, 400), st.integers(0, 100), st.integers(-50, 50))

@@ -184,7 +184,7 @@ def trace(tracking):
         with mlflow.start_span("request") as span:
             row = make_row(**changes)
             summary = changes.get("summary") or summary_from_row(row)
-            mlflow.update_current_trace(metadata={SUMMARY_KEY: summary})
+            mlflow.update_current_trace(tags={SUMMARY_KEY: summary})
         return span.trace_id
 
     return log

@@ -8,6 +8,7 @@ from mlflow_agent_plugin.observability.drift.features import FEATURES, TESTS
 from mlflow_agent_plugin.observability.drift.verdict import DriftRules
 from mlflow_agent_plugin.observability.metrics import METRIC_NAMES
 from mlflow_agent_plugin.observability.schema import COLUMNS, SCHEMA_VERSION
+from mlflow_agent_plugin.observability.steps import STEP_COLUMNS
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -18,7 +19,7 @@ def test_every_column_of_the_monitoring_table_is_documented_as_it_is():
     rows = [line for line in text.splitlines() if line.startswith("| `")]
     assert rows == [
         f"| `{c.name}` | {c.kind} | {'no' if c.required else 'yes'} | {c.meaning} |"
-        for c in COLUMNS
+        for c in (*COLUMNS, *STEP_COLUMNS)
     ]
 
 

@@ -9,8 +9,10 @@ from mlflow_agent_plugin.errors import DataError
 from mlflow_agent_plugin.observability.metrics import (
     METRIC_NAMES,
     compute_task_metrics,
+    compute_tool_metrics,
     flatten,
     metrics_by,
+    violations_by_kind,
 )
 from mlflow_agent_plugin.observability.schema import read_rows
 
@@ -102,3 +104,36 @@ def test_flat_metrics_carry_the_interval(traffic):
     numbers = flatten(compute_task_metrics(traffic(50, seed=4)))
     assert numbers["traffic/completion_rate_low"] <= numbers["traffic/completion_rate"]
     assert numbers["traffic/requests"] == 50
+
+
+def test_violations_count_by_kind_and_rows_of_before_there_were_any_are_no_violations(row):
+    frame = pd.DataFrame([row(1), row(2), row(3)])
+    frame["violations"] = [["untrusted_target", "denied_call", "denied_call"], [], None]
+    counts = violations_by_kind(frame)
+    assert counts["denied_call"] == 2
+    assert counts["untrusted_target"] == 1
+    assert counts["privacy_blocked"] == 0
+    assert compute_task_metrics(frame)["violation_rate"].value == pytest.approx(1 / 3)
+    with pytest.raises(DataError):
+        violations_by_kind(frame.drop(columns="violations"))
+
+
+def test_a_tool_s_metrics_come_from_its_steps_alone():
+    step = {"kind": "tool", "tenant": "t", "seconds": 0.2, "cost_usd": 0.5}
+    steps = pd.DataFrame(
+        [
+            {**step, "name": "refund", "session_id": "a", "status": "executed"},
+            {**step, "name": "refund", "session_id": "b", "status": "denied", "seconds": None},
+            {**step, "name": "look", "session_id": "a", "status": "failed", "cost_usd": None},
+            {**step, "name": "model-x", "session_id": "a", "status": "executed", "kind": "model"},
+        ]
+    )
+    found = compute_tool_metrics(steps)
+    assert set(found) == {"refund", "look"}
+    assert found["refund"]["calls"].value == 2
+    assert found["refund"]["cost_usd_total"].value == 1.0
+    assert found["refund"]["denial_rate"].value == 0.5
+    assert found["look"]["failure_rate"].value == 1.0
+    assert compute_tool_metrics(steps.iloc[:0]) == {}
+    with pytest.raises(DataError):
+        compute_tool_metrics(pd.DataFrame({"kind": []}))

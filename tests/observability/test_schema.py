@@ -73,8 +73,8 @@ def test_the_event_time_is_kept_in_utc_and_needs_a_time_zone(row):
         ("", "not JSON"),
         ("[1]", "not a JSON object"),
         ("{}", "makes no sense"),
-        ('{"schema": 2}', "reads up to 1"),
-        ('{"schema": "x"}', "reads up to 1"),
+        ('{"schema": 3}', "reads up to 2"),
+        ('{"schema": "x"}', "reads up to 2"),
     ],
 )
 def test_a_summary_that_is_none_is_refused_with_the_trace_named(summary, problem):
@@ -151,3 +151,25 @@ def test_no_file_at_all_is_an_empty_table():
     frame = read_rows([])
     assert frame.empty
     assert isinstance(frame["event_time"].dtype, pd.DatetimeTZDtype)
+
+
+def test_files_and_summaries_of_version_1_have_no_violations_and_are_read(row, tmp_path):
+    made = row()
+    summary = json.loads(summary_from_row(made))
+    del summary["violations"]
+    back = row_from_summary(json.dumps({**summary, "schema": 1}), trace_id="tr-1")
+    assert back["violations"] is None
+    old = rows_to_arrow([made]).drop_columns(["violations"])
+    old = old.replace_schema_metadata({"mlflow_agents.schema_version": "1"})
+    pq.write_table(old, tmp_path / "old.parquet")
+    new = rows_to_arrow([made])
+    pq.write_table(new, tmp_path / "new.parquet")
+    frame = read_rows([tmp_path / "old.parquet", tmp_path / "new.parquet"])
+    assert frame["violations"].iloc[0] is None
+    assert list(frame["violations"].iloc[1]) == ["denied_call"]
+
+
+def test_a_kind_of_violation_nobody_knows_is_a_broken_summary(row):
+    summary = json.loads(summary_from_row(row()))
+    with pytest.raises(DataError, match="makes no sense"):
+        row_from_summary(json.dumps({**summary, "violations": ["witchcraft"]}), trace_id="tr-1")

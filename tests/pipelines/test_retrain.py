@@ -1,18 +1,28 @@
 """The pipeline as a whole, on a handful of queries, with real DVC, MLflow and the gated registry."""
 
 import configparser
+import os
+import shutil
+import sys
+import threading
+import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import yaml
+from click.testing import CliRunner
 
-from mlflow_agent_plugin.errors import ConfigError, PipelineError
+from mlflow_agent_plugin.errors import ConfigError, LeaseLostError, PipelineError
+from mlflow_agent_plugin.lifecycle.fencing import HeldLease
+from mlflow_agent_plugin.store import Store
+from mlflow_agent_plugin.store.leases import LeaseTable
 from pipelines.register import register
 from pipelines.retrain import (
     PROJECT,
     _why,
     child_environment,
+    main,
     prepare_workspace,
     run_pipeline,
 )
@@ -102,6 +112,16 @@ def test_dvc_can_work_at_the_top_of_a_checkout():
     assert read_params(PROJECT / "params.yaml").build.split("/")[0] not in ignored
 
 
+def test_metrics_and_plots_of_an_experiment_can_be_found_again():
+    """Git ignores the build folder: only what is in DVC's cache is there for `metrics diff`."""
+    stages = yaml.safe_load((PROJECT / "dvc.yaml").read_text())["stages"]
+    kept = [entry for stage in stages.values() for kind in ("metrics", "plots")
+            for entry in stage.get(kind, [])]  # fmt: skip
+    assert len(kept) == 3
+    options = [entry for entry in kept if isinstance(entry, dict)]
+    assert not any(settings.get("cache") is False for each in options for settings in each.values())
+
+
 def test_stages_get_absolute_servers_and_do_not_write_into_the_pipeline_s_run(
     monkeypatch, tmp_path
 ):
@@ -129,6 +149,49 @@ def test_the_stage_s_own_error_is_what_is_reported():
     assert "KeyError" in problem
 
 
+def is_running(process):
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_a_pipeline_that_lost_its_lease_ends_the_stage_it_is_at(tmp_path):
+    """The stage says that it runs, and then never ends by itself."""
+    workspace, beat = tmp_path / "w", tmp_path / "w" / "beat"
+    project = tmp_path / "project"
+    shutil.copytree(PROJECT / "pipelines", project / "pipelines")
+    shutil.copytree(PROJECT / "agents" / "support", project / "agents" / "support")
+    shutil.copy(PROJECT / "params.yaml", project)
+    code = (
+        "import os, pathlib, threading; "
+        "pathlib.Path('beat').write_text(str(os.getpid())); threading.Event().wait()"
+    )
+    stages = {"train": {"cmd": f'"{sys.executable}" -c "{code}"', "outs": ["planner"]}}
+    (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+    prepare_workspace(workspace, project=project)
+    with Store.open(f"sqlite:///{tmp_path}/agents.db") as store:
+        table = LeaseTable(store)
+        table.acquire("x", "me", 0.5)
+        lease = HeldLease(table, "x", "me", 0.5)
+
+        def lose():
+            while not beat.is_file() or not beat.read_text():
+                pass
+            table.release("x", "me")
+
+        loser = threading.Thread(target=lose)
+        loser.start()
+        with lease.kept(), pytest.raises(LeaseLostError):
+            run_pipeline(workspace, project=project, lease=lease)
+        loser.join()
+    deadline = time.monotonic() + 60
+    while is_running(int(beat.read_text())):
+        assert time.monotonic() < deadline
+    assert read_json(workspace / "result.json")["problem"].startswith("the lease x went to")
+
+
 @pytest.mark.integration
 def test_bad_labels_stop_it_and_good_ones_lead_to_one_version_that_waits_for_approval(
     tmp_path, base, monkeypatch
@@ -147,26 +210,45 @@ def test_bad_labels_stop_it_and_good_ones_lead_to_one_version_that_waits_for_app
     client = mlflow.MlflowClient()
     workspace = tmp_path / "w"
 
-    def run(labels):
+    def run(labels, **evaluation):
         prepare_workspace(
             workspace,
             feedback=feedback(tmp_path / "labels.csv", labels),
             ingest={"base": str(base)},
-            evaluate={"workers": 1},
+            evaluate={"workers": 1, **evaluation},
             request={"reason": "drift"},
         )
         return run_pipeline(workspace, reason="drift")
 
-    with pytest.raises(PipelineError) as caught:
-        run("no_such_intent")
-    assert "stage validate" in str(caught.value)
-    assert "expect_column_values_to_be_in_set(category)" in str(caught.value)
+    # As MLflow starts it: the command, with a run of its own.
+    pipeline_run = client.create_run("0").info.run_id
+    monkeypatch.setenv("MLFLOW_RUN_ID", pipeline_run)
+    bad = feedback(tmp_path / "labels.csv", "no_such_intent")
+    command = ["--workspace", workspace, "--feedback", bad, "--base", base, "--workers", 1]
+    done = CliRunner().invoke(main, [str(part) for part in command])
+    monkeypatch.delenv("MLFLOW_RUN_ID")
+    assert done.exit_code == 2
+    assert "stage validate" in done.stderr
+    assert "expect_column_values_to_be_in_set(category)" in done.stderr
     assert not (workspace / "build" / "planner").exists()
     assert read_json(workspace / "result.json")["ok"] is False
     assert client.search_registered_models() == []
     assert client.search_logged_models([e.experiment_id for e in client.search_experiments()]) == []
+    tags = client.get_run(pipeline_run).data.tags
+    assert tags["agent.validation"] == "failed"
+    assert tags["agent.dataset.md5"].endswith(".dir")
+    assert f"/runs/{pipeline_run}/artifacts/validation/index.html" in tags["mlflow.note.content"]
+    kept = {item.path for item in client.list_artifacts(pipeline_run, "validation")}
+    assert {"validation/index.html", "validation/failed_rows.csv"} <= kept
+
+    # A stage that fails late leaves the registry untouched, and the next run goes on there.
+    with pytest.raises(PipelineError, match="stage evaluate"):
+        run(NEW, suite_builder="nowhere")
+    assert client.search_registered_models() == []
+    trained = (workspace / "build" / "train.json").stat().st_mtime_ns
 
     result = run(NEW)
+    assert (workspace / "build" / "train.json").stat().st_mtime_ns == trained
     assert result["ok"]
     assert result["request"]["version"] == 1
     assert result["train"]["n_classes"] == 4

@@ -119,3 +119,26 @@ def test_labels_are_those_the_playbook_has_a_plan_for():
 def test_a_dataset_that_is_missing_is_one_error(tmp_path):
     with pytest.raises(DataError, match="cannot be read"):
         validate(Params.model_validate({"build": str(tmp_path)}))
+
+
+def test_data_docs_name_what_failed_and_hold_no_text_whatever_becomes_of_the_data(tmp_path):
+    canary = "my very secret question jo@example.org"
+    known = dataset().assign(category=known_labels(PROJECT / "agents" / "support")[:2] * 20)
+    bad = known.copy()
+    bad.loc[3, ["text", "category"]] = canary, "nope"
+    bad.loc[4, "category"] = "nope"
+    params = stage_params(tmp_path, bad)
+    with pytest.raises(DataError, match=r"failed_rows\.csv"):
+        validate(params)
+    docs = params.data_docs
+    pages = {path: path.read_text() for path in docs.rglob("*.html")}
+    assert (docs / "index.html") in pages
+    assert any("must belong to this set" in page for page in pages.values())
+    assert not any("secret question" in page for page in pages.values())
+    rows = (docs / "failed_rows.csv").read_text().splitlines()
+    assert rows[0] == "expectation,source,row,value,text"
+    assert len(rows) == 3
+    assert "my very secret question <EMAIL>" in rows[1]
+    known.to_csv(params.dataset / "requests.csv", index=False)
+    validate(params)
+    assert len((docs / "failed_rows.csv").read_text().splitlines()) == 1

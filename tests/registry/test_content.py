@@ -12,8 +12,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
 from mlflow_agent_plugin.errors import IntegrityError, StoreError
+from mlflow_agent_plugin.package.model_folder import digest_folder
 from mlflow_agent_plugin.registry import guard
-from mlflow_agent_plugin.registry.content import digest_folder, open_agent, read_agent
+from mlflow_agent_plugin.registry.content import open_agent, read_agent
 from mlflow_agent_plugin.registry.places import may_read
 from mlflow_agent_plugin.registry.vault import Vault
 
@@ -159,20 +160,53 @@ class TestVault:
 
 
 class TestGuard:
+    @pytest.fixture(autouse=True)
+    def server(self, monkeypatch, tmp_path):
+        """A server of this registry that keeps artifacts below `tmp_path`/root."""
+        monkeypatch.delenv("MLFLOW_AGENTS_REGISTRY_CONTENT", raising=False)
+        monkeypatch.setenv("_MLFLOW_SERVER_ARTIFACT_DESTINATION", str(tmp_path / "root"))
+        monkeypatch.setenv("_MLFLOW_SERVER_REGISTRY_STORE", "agents+sqlite:///x")
+
     @pytest.mark.parametrize(
         "path",
         ["agent-registry", "agent-registry/sha256/x", "Agent-Registry/x", "./agent-registry",
          "x/../agent-registry/y", "workspaces/blue/agent-registry/x", "workspaces/blue", "workspaces",
-         "", ".", "..", "../agent-registry", "x/../..", "agent-registry\\x"],
+         "", ".", "..", "x/../..", "agent-registry\\x"],
     )  # fmt: skip
-    def test_paths_in_the_vault_and_above_it_are_guarded(self, path):
-        assert guard.touches_vault(path)
+    def test_places_in_the_vault_and_above_it_are_guarded(self, path, tmp_path):
+        assert guard.touches_vault(f"{tmp_path}/root/{path}")
+        assert guard.touches_vault(f"file://{tmp_path}/root/{path}")
+        assert guard.touches_vault(f"mlflow-artifacts:/{path}")
 
     @pytest.mark.parametrize(
-        "path", ["0/run/artifacts/x", "models/agent-registry/x", "agent-registry2"]
+        "path", ["0/run/artifacts/x", "models/agent-registry/x", "agent-registry2", "../other/x"]
     )
-    def test_others_are_not(self, path):
-        assert not guard.touches_vault(path)
+    def test_others_are_not(self, path, tmp_path):
+        assert not guard.touches_vault(f"{tmp_path}/root/{path}")
+
+    def test_a_link_into_the_vault_is_the_vault(self, tmp_path):
+        (tmp_path / "root" / "agent-registry").mkdir(parents=True)
+        (tmp_path / "link").symlink_to(tmp_path / "root" / "agent-registry")
+        assert guard.touches_vault(f"file://{tmp_path}/link/sha256")
+        assert guard.touches_vault(f"file://{tmp_path}/root/agent%2Dregistry")
+
+    @pytest.mark.parametrize(
+        ("content", "place"),
+        [
+            ("{root}/deep/er", "{root}/deep/er/agent-registry/sha256"),
+            ("{root}/deep/er", "{root}/deep"),
+            ("mlflow-artifacts:/deep", "{root}/deep/agent-registry/x"),
+            ("s3://bucket/reg/", "s3://bucket/reg/agent-registry/sha256/ab"),
+            ("s3://bucket/reg", "s3://bucket/reg"),
+            ("s3://bucket/reg", "s3://bucket"),
+        ],
+    )
+    def test_the_vault_is_guarded_wherever_it_was_put(self, monkeypatch, tmp_path, content, place):
+        root = str(tmp_path / "root")
+        monkeypatch.setenv("MLFLOW_AGENTS_REGISTRY_CONTENT", content.format(root=root))
+        assert guard.touches_vault(place.format(root=root))
+        assert not guard.touches_vault("s3://other/reg/agent-registry")
+        assert not guard.touches_vault("s3://bucket/reg2/agent-registry")
 
     def test_a_guarded_repository_refuses_every_way_to_write_there(self, tmp_path):
         import asyncio
@@ -212,13 +246,27 @@ class TestGuard:
 
     def test_it_is_installed_in_servers_of_this_registry_only(self, monkeypatch, tmp_path):
         from mlflow.server import handlers
+        from mlflow.store.artifact import artifact_repository_registry as repositories
 
+        registry = repositories._artifact_repository_registry
         monkeypatch.setattr(handlers, "_artifact_repo", None)
-        monkeypatch.setenv("_MLFLOW_SERVER_ARTIFACT_DESTINATION", str(tmp_path))
+        # put back after the test, whatever is set here
+        monkeypatch.setattr(registry, "get_artifact_repository", registry.get_artifact_repository)
+        monkeypatch.setattr(registry, "guards_vault", True, raising=False)
+        del registry.guards_vault
+        place = f"{tmp_path}/root/agent-registry"
         monkeypatch.setenv("_MLFLOW_SERVER_REGISTRY_STORE", "sqlite:///x")
         guard.install()
-        assert handlers._artifact_repo is None
+        assert not hasattr(registry, "guards_vault")
         monkeypatch.setenv("_MLFLOW_SERVER_REGISTRY_STORE", "agents+sqlite:///x")
         guard.install()
-        with pytest.raises(MlflowException):
-            handlers._get_artifact_repo_mlflow_artifacts().delete_artifacts("agent-registry")
+        guard.install()
+        for repo in (
+            handlers._get_artifact_repo_mlflow_artifacts(),
+            repositories.get_artifact_repository(f"file://{place}/sha256/x/run/artifacts"),
+            handlers._get_artifact_repository_for_uri(place),
+        ):
+            with pytest.raises(MlflowException, match="kept by the agent registry"):
+                repo.delete_artifacts("agent-registry")
+        monkeypatch.setenv("_MLFLOW_SERVER_REGISTRY_STORE", "sqlite:///x")
+        assert not hasattr(repositories.get_artifact_repository(place), "guards_vault")

@@ -144,6 +144,23 @@ class TestPromotion:
         world.ready(said)
         promote("shelf", said, to="Production", client=world.client)
 
+    def test_log_agent_refuses_a_breaking_contract_here_too(self, world):
+        import mlflow
+
+        from mlflow_agent_plugin.core import log_agent
+        from mlflow_agent_plugin.errors import ContractError
+
+        mlflow.set_registry_uri(world.registry_uri)
+        log_agent(world.bundle("one", GATE), registered_model_name="shelf")
+
+        def narrow(root):
+            path = root / "contracts" / "put.yaml"
+            path.write_text(path.read_text().replace("[item]", "[item, amount]"))
+
+        with pytest.raises(ContractError, match=r"put \(1\.0\.0 -> 1\.0\.0\)"):
+            log_agent(world.bundle("two", GATE, narrow), registered_model_name="shelf")
+        assert len(world.client.search_model_versions("name='shelf'")) == 1
+
     def test_log_agent_registers_through_the_gate(self, world):
         import mlflow
 

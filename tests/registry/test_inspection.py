@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -46,26 +47,33 @@ def test_it_needs_the_database_at_hand(tmp_path):
         verify_registry(MlflowClient(registry_uri=f"sqlite:///{tmp_path}/mlflow.db"))
 
 
-@pytest.mark.parametrize(
-    ("edit", "told"),
-    [
-        ("UPDATE agent_promotion_answers SET user_name = 'bob'", "seal"),
-        ("UPDATE agent_evidence SET results = x'00'", "evidence of shelf"),
-        ("UPDATE agent_evidence SET suite_digest = 'sha256:0'", "seal"),
-        ("UPDATE agent_slot_history SET reason = 'none'", "history"),
-        ("DELETE FROM agent_slot_history WHERE slot = 'Production'", "tells of fewer"),
-        ("DELETE FROM agent_evidence", "its row is gone"),
-        ("DELETE FROM agent_versions WHERE version = 3", "version 3 was registered"),
-        ("UPDATE registered_model_aliases SET version = 9", "registry put"),
-        ("UPDATE agent_promotion_requests SET requested_by = 'eve'", "seal"),
-    ],
-)
-def test_each_edit_in_the_database_is_told(used, edit, told):
-    with used.store.engine.begin() as connection:
-        connection.execute(text(edit))
-    found = verify_registry(used.client)
-    assert not found.ok
-    assert told in str(found)
+EDITS = [
+    ("UPDATE agent_promotion_answers SET user_name = 'bob'", "seal"),
+    ("UPDATE agent_evidence SET results = x'00'", "evidence of shelf"),
+    ("UPDATE agent_evidence SET suite_digest = 'sha256:0'", "seal"),
+    ("UPDATE agent_slot_history SET reason = 'none'", "history"),
+    ("DELETE FROM agent_slot_history WHERE slot = 'Production'", "tells of fewer"),
+    ("DELETE FROM agent_evidence", "its row is gone"),
+    ("DELETE FROM agent_versions WHERE version = 3", "version 3 was registered"),
+    ("UPDATE registered_model_aliases SET version = 9", "registry put"),
+    ("UPDATE agent_promotion_requests SET requested_by = 'eve'", "seal"),
+]
+
+
+def test_each_edit_in_the_database_is_told(used):
+    engine = used.store.engine
+    with sqlite3.connect(used.folder / "before.db") as before:
+        with sqlite3.connect(engine.url.database) as now:
+            now.backup(before)
+        for edit, told in EDITS:
+            with engine.begin() as connection:
+                connection.execute(text(edit))
+            found = verify_registry(used.client)
+            assert not found.ok, edit
+            assert told in str(found), edit
+            with sqlite3.connect(engine.url.database) as now:
+                before.backup(now)
+            assert verify_registry(used.client).ok, edit
 
 
 def test_a_changed_copy_is_told(used):

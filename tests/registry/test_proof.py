@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 
@@ -48,16 +49,32 @@ def test_what_stood_there_before_the_gate_has_no_statement(world):
         fetch_promoted("shelf", "Production", client=world.client)
 
 
+def payload(text, **changes):
+    """Return the statement with fields of its predicate changed, its signature as it was."""
+    envelope = json.loads(text)
+    statement = json.loads(base64.b64decode(envelope["payload"]))
+    statement["predicate"].update(changes)
+    envelope["payload"] = base64.b64encode(json.dumps(statement).encode()).decode()
+    return json.dumps(envelope)
+
+
 @pytest.mark.parametrize(
     "forge",
     [
-        lambda row: {**row, "version": 2},
-        lambda row: {**row, "content_digest": "sha256:" + "0" * 64},
-        lambda row: {**row, "slot": "@champion"},
-        lambda row: {**row, "seal": "x" * 64 + ":" + "A" * 86 + "=="},
-        lambda row: {k: v for k, v in row.items() if k != "seal"},
-        lambda row: [],
-        lambda row: None,
+        lambda text: payload(text, version=2),
+        lambda text: payload(text, slot="@champion"),
+        lambda text: payload(text, agentDigest={"sha256": "0" * 64}),
+        lambda text: json.dumps({**json.loads(text), "signatures": []}),
+        lambda text: json.dumps(
+            {
+                **json.loads(text),
+                "signatures": [{**json.loads(text)["signatures"][0], "keyid": "x" * 64}],
+            }
+        ),
+        lambda text: text[:-5],
+        lambda text: "[]",
+        lambda text: "null",
+        lambda text: "",
     ],
 )
 def test_a_forged_statement_is_refused(world, forge):
@@ -65,7 +82,20 @@ def test_a_forged_statement_is_refused(world, forge):
     text = world.client.get_model_version("shelf", "1").tags["agent.promotion.Production"]
     assert check_statement(text, "shelf", "Production", 1).version == 1
     with pytest.raises(IntegrityError):
-        check_statement(json.dumps(forge(json.loads(text))), "shelf", "Production", 1)
+        check_statement(forge(text), "shelf", "Production", 1)
+
+
+def test_promoting_again_what_stands_there_signs_the_statement_anew(world):
+    from mlflow_agent_plugin.trust.keys import KeyStore
+
+    world.promoted("one")
+    key = KeyStore().folder / "signing-key.pem"
+    KeyStore().trust(KeyStore().signing_key().public_key)  # the old key still vouches for old rows
+    key.unlink()
+    promote("shelf", 1, to="Production", client=world.client)
+    text = world.client.get_model_version("shelf", "1").tags["agent.promotion.Production"]
+    assert json.loads(text)["signatures"][0]["keyid"] == KeyStore().signing_key().key_id
+    assert check_statement(text, "shelf", "Production", 1).kind == "promoted"
 
 
 def test_a_true_statement_about_something_else_is_refused(world):
@@ -107,7 +137,7 @@ def test_content_that_is_not_what_the_statement_names_is_refused(world):
 def test_reviewers_see_what_a_version_changes(world):
     world.promoted("one")
     version = world.register("two")
-    request_promotion("shelf", version, to="Production", client=world.client)
+    request_promotion("shelf", version, to="Production", apply=False, client=world.client)
     shown = world.client.get_model_version("shelf", "2").tags["agent.diff.Production"]
     assert "agent.yaml" in shown
     world.ready(version)

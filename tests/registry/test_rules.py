@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from mlflow_agent_plugin.errors import BundleError, RequestError
+from mlflow_agent_plugin.package.slots import Slot, twins
 from mlflow_agent_plugin.registry.commands import ON_VERSION, Command, is_reserved, parse_body
 from mlflow_agent_plugin.registry.requirements import KINDS
 from mlflow_agent_plugin.registry.rules import combine, default_rules, loosened, parse_rules
-from mlflow_agent_plugin.registry.slots import Slot, twins
 
 ROOT = Path(__file__).parents[2]
 
@@ -97,9 +97,16 @@ TIGHTER = {
     "policy_tests": [{}, {"minimum_tests": 9}],
     "approvals": [{"not_author": False}, {}, {"count": 2}, {"count": 2, "expires_hours": 1}],
     "evidence_max_age": [{"hours": 100}, {"hours": 1}],
-    "soak": [{"hours": 1}, {"hours": 9}],
+    "load": [{"p95_seconds": 2}, {"p95_seconds": 1}, {"p95_seconds": 1, "error_rate": 0.001}],
+    "drift": [{"not_author": False}, {}, {"max_age_hours": 1}],
+    "soak": [{"hours": 1}, {"hours": 9}, {"hours": 9, "sessions": 5}, {"hours": 9, "sessions": 6}],
 }
-NEEDED = {"suite": {"name": "s"}, "no_regression": {"suite": "s"}, "soak": {"slot": "Staging"}}
+NEEDED = {
+    "suite": {"name": "s"},
+    "no_regression": {"suite": "s"},
+    "load": {"concurrency": 5},
+    "soak": {"slot": "Staging"},
+}
 
 
 @pytest.mark.parametrize("kind", KINDS)

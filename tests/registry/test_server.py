@@ -160,3 +160,34 @@ def test_with_a_login_names_in_commands_count_for_nothing(tmp_path, monkeypatch)
         assert world.client.get_model_version("shelf", "1").current_stage == "Production"
     finally:
         server.stop()
+
+
+def test_a_server_with_workspaces_keeps_their_agents_and_copies_apart(tmp_path, monkeypatch):
+    import mlflow
+    from mlflow.utils.workspace_context import WorkspaceContext
+
+    server = Server(tmp_path, env={"MLFLOW_ENABLE_WORKSPACES": "true"})
+    try:
+        monkeypatch.setenv("MLFLOW_ENABLE_WORKSPACES", "true")
+        world = remote_world(tmp_path, server, monkeypatch)
+        made = requests.post(
+            f"{server.url}/api/3.0/mlflow/workspaces", json={"name": "blue"}, timeout=60
+        )
+        assert made.ok, made.text
+        put = f"{server.url}/api/2.0/mlflow-artifacts/artifacts/agent-registry/sha256/x/MLmodel"
+        for workspace, text in (("default", "one"), ("blue", "two")):
+            with WorkspaceContext(workspace):
+                mlflow.set_experiment("agents")
+                assert world.register(text) == 1
+                assert isinstance(world.loads("1"), dict)
+            refused = requests.put(
+                put, data=b"evil", headers={"X-MLFLOW-WORKSPACE": workspace}, timeout=60
+            )
+            assert refused.status_code == 403
+        kept = {
+            path.parent.relative_to(tmp_path / "artifacts").as_posix(): len(list(path.iterdir()))
+            for path in tmp_path.rglob("sha256")
+        }
+        assert kept == {"agent-registry": 1, "workspaces/blue/agent-registry": 1}
+    finally:
+        server.stop()

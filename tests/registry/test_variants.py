@@ -74,6 +74,7 @@ def test_where_the_runtime_store_cannot_share_the_database_events_go_to_it_first
         ("agents+sqlite:////a/b.db", "sqlite:////a/b.db"),
         ("agents+postgresql+psycopg://u:p@h/d", "postgresql+psycopg://u:p@h/d"),
         ("agents+mysql+pymysql://u:p@h/d", "mysql+pymysql://u:p@h/d"),
+        ("agents+mysql://u:p@h/d", "mysql+pymysql://u:p@h/d"),
     ],
 )
 def test_the_database_url_is_what_follows_the_prefix(given, made):

@@ -99,6 +99,33 @@ def test_a_changed_byte_in_the_registrys_copy_refuses_to_be_handed_out(guarded, 
     assert not isinstance(guarded.loads("Production"), dict)
 
 
+def test_no_file_of_a_promoted_version_changes_unnoticed(guarded):
+    """One flipped bit in each file in turn: at the hand-out, at the gate, and when all is verified."""
+    from mlflow_agent_plugin.registry import gate_report, verify_registry
+
+    uri = guarded.client.get_model_version_download_uri("shelf", "1")
+    folder = Path(uri.removeprefix("file://"))
+    files = [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != "registered_model_meta"  # MLflow's, no part of it
+    ]
+    assert len(files) > 10
+    for path in files:
+        data = path.read_bytes()
+        path.chmod(0o644)
+        path.write_bytes(bytes([data[0] ^ 1]) + data[1:] if data else b"x")
+        with pytest.raises(MlflowException, match="changed"):
+            guarded.client.get_model_version_download_uri("shelf", "1")
+        assert "copy was changed" in str(
+            gate_report("shelf", 1, to="Staging", client=guarded.client)
+        )
+        path.write_bytes(data)
+        path.chmod(0o444)
+    assert guarded.client.get_model_version_download_uri("shelf", "1") == uri
+    assert verify_registry(guarded.client).ok
+
+
 def _sql(world, statement):
     from sqlalchemy import text
 

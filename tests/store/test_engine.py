@@ -254,6 +254,18 @@ def test_commits_are_durable_on_sqlite(tmp_path):
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2  # FULL
 
 
+def test_few_commits_on_sqlite_wait_for_the_log_to_be_copied_into_the_database(tmp_path):
+    from mlflow_agent_plugin.core.checkpoints import close_checkpointer, open_checkpointer
+
+    with Store.open(f"sqlite:///{tmp_path}/agents.db") as store:
+        with store.begin() as connection:
+            pages = connection.exec_driver_sql("PRAGMA wal_autocheckpoint").scalar()
+        saver = open_checkpointer(store)
+        (savers,) = saver.conn.execute("PRAGMA wal_autocheckpoint").fetchone()
+        close_checkpointer(saver)
+    assert pages == savers == engine.WAL_PAGES
+
+
 def test_an_in_memory_store_is_shared_by_threads_and_by_nobody_else():
     with Store.open("sqlite://") as one, Store.open("sqlite:///:memory:") as other:
         thread = threading.Thread(target=add, args=(one, "s"))
@@ -336,7 +348,7 @@ def test_a_fork_leaves_no_sqlite_connection_open_across_it(tmp_path):
 
         def open_files():
             links = [link for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
-            return [name for link in links if "agents.db" in (name := str(link.readlink()))]
+            return [name for link in links if str(tmp_path) in (name := str(link.readlink()))]
 
         assert in_child(open_files) == "[]"
 

@@ -14,9 +14,11 @@ from mlflow_agent_plugin.errors import AgentError, ApprovalError, StoreError
 from mlflow_agent_plugin.store import Store
 from mlflow_agent_plugin.trust.approval import ApprovalQueue, ApprovalState
 from mlflow_agent_plugin.trust.audit import AuditKind, AuditLog, verify_audit
+from tests.helpers.scale import scaled
 
 EVE = Actor("eve", "bank", frozenset({"customer"}), verified=True)
 CLERK = Actor("bob", "bank", frozenset({"clerk"}), verified=True)
+ANN = replace(CLERK, user="ann")
 CALL = ToolCall("c1", "close_account", {"account": "DE1", "amount": 1.0}, "s1")
 
 
@@ -145,12 +147,142 @@ def test_the_rules_hold_in_the_store(queue, clock):
         queue.approve(made.approval_id, CLERK)
 
 
-def test_a_queue_that_demands_it_takes_answers_only_from_verified_people(store, clock):
-    queue = ApprovalQueue(store, clock, require_verified=True)
-    made = request(queue)
+UNVERIFIED = replace(CLERK, verified=False)
+
+
+@pytest.mark.parametrize(
+    ("require", "requester_verified", "verified_only"),
+    [
+        (None, True, True), (None, False, False),
+        (True, True, True), (True, False, True),
+        (False, True, False), (False, False, False),
+    ],
+)  # fmt: skip
+def test_by_default_who_answers_for_somebody_who_logged_in_has_logged_in_too(
+    store, clock, require, requester_verified, verified_only
+):
+    asking = ApprovalQueue(store, clock, require_verified=require)
+    made = request(asking, actor=replace(EVE, verified=requester_verified))
+    assert made.verified_only is verified_only
+    # The answering process's own, looser setting does not matter: the approval says what it takes.
+    answering = ApprovalQueue(store, clock, require_verified=False)
+    if verified_only:
+        with pytest.raises(ApprovalError, match="has not logged in"):
+            answering.approve(made.approval_id, UNVERIFIED)
+        assert answering.approve(made.approval_id, CLERK).state is ApprovalState.APPROVED
+    else:
+        assert answering.approve(made.approval_id, UNVERIFIED).state is ApprovalState.APPROVED
+
+
+def test_an_answering_process_may_be_stricter_than_the_approval(store, clock):
+    made = request(ApprovalQueue(store, clock), actor=replace(EVE, verified=False))
     with pytest.raises(ApprovalError, match="has not logged in"):
-        queue.approve(made.approval_id, Actor("bob", "bank", CLERK.roles))
-    assert queue.approve(made.approval_id, CLERK).state is ApprovalState.APPROVED
+        ApprovalQueue(store, clock, require_verified=True).approve(made.approval_id, UNVERIFIED)
+
+
+def test_a_quorum_is_kept_with_its_votes_and_every_vote_is_on_record(store, queue, audit, clock):
+    made = request(queue, quorum=2, request_id="r1")
+    queue.approve(made.approval_id, CLERK, "looks right")
+    clock.advance(1)
+    half = queue.get(made.approval_id)
+    assert (half.state, half.yeses) == (ApprovalState.WAITING, 1)
+    with pytest.raises(ApprovalError, match="answered already"):
+        queue.approve(made.approval_id, CLERK)
+    with pytest.raises(ApprovalError, match="nobody has answered yet"):
+        queue.mark_executed(made.approval_id, action_digest=made.action_digest)
+    done = queue.approve(made.approval_id, ANN)
+    assert queue.get(made.approval_id) == queue.find("s1", "c1") == queue.list()[0] == done
+    assert [(vote.voter, vote.reason) for vote in done.votes] == [
+        ("bob", "looks right"), ("ann", None),
+    ]  # fmt: skip
+    answers = audit.events(request_id="r1", kind=AuditKind.APPROVAL_ANSWERED)
+    assert [(e.actor, e.body["state"], e.body["yeses"], e.body["quorum"]) for e in answers] == [
+        ("bob", "waiting", 1, 2), ("ann", "approved", 2, 2),
+    ]  # fmt: skip
+    assert verify_audit(store).ok
+
+
+@pytest.mark.parametrize("quorum", [0, -1, 17, True])
+def test_a_quorum_that_is_no_number_of_people_is_refused(queue, quorum):
+    with pytest.raises(ApprovalError, match="is not 1 to 16 people"):
+        request(queue, quorum=quorum)
+
+
+def test_an_edited_call_gets_an_approval_of_its_own_and_both_are_on_record(store, queue, audit):
+    made = request(queue, request_id="r1")
+    edited = queue.edit(
+        made.approval_id, CLERK, {"account": "DE1", "amount": 2.0}, "half is enough"
+    )
+    before = queue.get(made.approval_id)
+    assert (before.state, before.replaced_by) == (ApprovalState.EDITED, edited.approval_id)
+    assert (edited.state, edited.edited_from) == (ApprovalState.APPROVED, made.approval_id)
+    assert edited.tool == CALL.tool
+    assert edited.action_digest == replace(CALL, arguments=edited.arguments).action_digest(
+        agent_digest="sha256:g", policy_digest="sha256:p"
+    )
+    for wrong in (before, replace(edited, action_digest=before.action_digest)):
+        with pytest.raises(ApprovalError):
+            queue.mark_executed(wrong.approval_id, action_digest=wrong.action_digest)
+    assert queue.find("s1", "c1") == edited
+    queue.mark_executed(edited.approval_id, action_digest=edited.action_digest)
+    (event,) = audit.events(request_id="r1", kind=AuditKind.APPROVAL_EDITED)
+    assert event.body["action_digest"] == made.action_digest
+    assert event.body["edited_action_digest"] == edited.action_digest
+    assert event.body["edited_names"] == ["amount"]
+    assert event.body["arguments_digest"] != event.body["edited_arguments_digest"]
+    (vote,) = audit.events(request_id="r1", kind=AuditKind.APPROVAL_ANSWERED)
+    assert (vote.body["approval_id"], vote.body["edited_from"]) == (
+        edited.approval_id, made.approval_id,
+    )  # fmt: skip
+    assert verify_audit(store).ok
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        ({"account": "DE1", "amount": 1.0}, "the same call"),
+        ({"account": "DE1", "amount": 1}, "the same call"),
+        ({"n": float("nan")}, "cannot be approved"),
+        ({"n": 2**60}, "cannot be approved"),
+        ({"s": "\ud800"}, "cannot be approved"),
+        (["account"], "not an object"),
+        (None, "not an object"),
+    ],
+)
+def test_an_edit_that_is_none_or_has_no_digest_changes_nothing(queue, arguments, why):
+    made = request(queue)
+    with pytest.raises(ApprovalError, match=why):
+        queue.edit(made.approval_id, CLERK, arguments, "because")
+    assert queue.list() == [made]
+
+
+def test_an_edit_back_to_a_call_that_was_edited_away_is_refused(queue):
+    made = request(queue, quorum=2)
+    edited = queue.edit(made.approval_id, CLERK, {"account": "DE2"}, "other account")
+    with pytest.raises(ApprovalError, match="asked about before and edited away"):
+        queue.edit(edited.approval_id, ANN, dict(CALL.arguments), "no, the first")
+    assert queue.get(edited.approval_id) == edited
+
+
+def test_a_claim_keeps_the_others_off_until_it_lapses(queue, audit, clock):
+    made = request(queue)
+    queue.claim(made.approval_id, CLERK, seconds=30)
+    for attempt in (
+        lambda: queue.claim(made.approval_id, ANN),
+        lambda: queue.approve(made.approval_id, ANN),
+        lambda: queue.edit(made.approval_id, ANN, {"account": "DE2"}, "x"),
+    ):
+        with pytest.raises(ApprovalError, match="bob is looking at it"):
+            attempt()
+    clock.advance(30)
+    assert queue.get(made.approval_id).claimed_by is None
+    queue.claim(made.approval_id, ANN, seconds=10)
+    queue.release(made.approval_id, ANN)
+    assert queue.approve(made.approval_id, CLERK).claimed_by is None
+    claims = audit.events(kind=AuditKind.APPROVAL_CLAIMED)
+    assert [(e.actor, e.body["claimed_until"] is None) for e in claims] == [
+        ("bob", False), ("ann", False), ("ann", True),
+    ]  # fmt: skip
 
 
 def test_an_approved_action_is_executed_once(queue, clock):
@@ -258,7 +390,7 @@ def test_of_many_threads_one_answers(queue, audit):
     barrier, won = threading.Barrier(8), []
 
     def compete(number):
-        by = Actor(f"clerk{number}", "bank", frozenset({"clerk"}))
+        by = replace(CLERK, user=f"clerk{number}")
         barrier.wait()
         try:
             if number % 2:
@@ -285,7 +417,7 @@ from mlflow_agent_plugin.store import Store
 from mlflow_agent_plugin.trust.approval import ApprovalQueue
 uri, ids, me = sys.argv[1:]
 queue = ApprovalQueue(Store.open(uri))
-by = Actor(me, "bank", frozenset({"clerk"}))
+by = Actor(me, "bank", frozenset({"clerk"}), verified=True)
 print("ready", flush=True)
 sys.stdin.readline()
 answered = executed = 0
@@ -314,4 +446,97 @@ def test_of_four_processes_one_answers_and_one_executes_each_approval(store, sto
     counts = [tuple(map(int, answer.split())) for answer in answers]
     assert sum(answered for answered, _ in counts) == 25
     assert sum(executed for _, executed in counts) == 25
+    assert verify_audit(store).ok
+
+
+VOTE = """
+import sys
+from mlflow_agent_plugin.entities import Actor
+from mlflow_agent_plugin.errors import ApprovalError
+from mlflow_agent_plugin.store import Store
+from mlflow_agent_plugin.trust.approval import ApprovalQueue
+uri, ids, me = sys.argv[1:]
+queue = ApprovalQueue(Store.open(uri))
+by = Actor(me, "bank", frozenset({"clerk"}), verified=True)
+print("ready", flush=True)
+sys.stdin.readline()
+counted = 0
+for number, approval_id in enumerate(ids.split(",")):
+    try:
+        if number % 3 == 2 and me == "p1":
+            queue.edit(approval_id, by, {"account": "DE9"}, "another account")
+        else:
+            queue.approve(approval_id, by)
+        counted += 1
+    except ApprovalError:
+        pass
+print(counted)
+"""
+
+
+def test_votes_of_several_processes_at_once_are_all_seen_and_never_one_too_many(
+    store, store_uri, race
+):
+    queue = ApprovalQueue(store)
+    count = scaled(12, 120)
+    made = [
+        request(queue, replace(CALL, call_id=f"c{number}"), ttl_seconds=600, quorum=2)
+        for number in range(count)
+    ]
+    answers = race(VOTE, store_uri, ",".join(approval.approval_id for approval in made))
+    found = [queue.get(approval.approval_id) for approval in made]
+    for approval in found:
+        if approval.state is ApprovalState.EDITED:
+            edited = queue.get(approval.replaced_by)
+            assert (edited.yeses, edited.state) == (1, ApprovalState.WAITING)
+        else:
+            # A lost update would leave an approval waiting with the two votes it needs.
+            assert (approval.yeses, approval.state) == (2, ApprovalState.APPROVED)
+    edits = sum(approval.state is ApprovalState.EDITED for approval in found)
+    votes = sum(len(approval.votes) for approval in found)
+    assert sum(map(int, answers)) == votes + edits
+    assert verify_audit(store).ok
+
+
+LATE = """
+import sys
+from datetime import datetime, timedelta, timezone
+from mlflow_agent_plugin.entities import Actor
+from mlflow_agent_plugin.errors import ApprovalError
+from mlflow_agent_plugin.store import Store
+from mlflow_agent_plugin.trust.approval import ApprovalQueue
+uri, ids, me = sys.argv[1:]
+# Two of the four are past the deadline, two just before it: the clocks of real machines differ.
+late = me in ("p1", "p3")
+now = datetime(2026, 1, 1, tzinfo=timezone.utc) + timedelta(seconds=60 if late else 59)
+queue = ApprovalQueue(Store.open(uri), lambda: now)
+by = Actor(me, "bank", frozenset({"clerk"}), verified=True)
+print("ready", flush=True)
+sys.stdin.readline()
+answered = executed = 0
+for approval_id in ids.split(","):
+    try:
+        queue.approve(approval_id, by)
+        answered += 1
+    except ApprovalError:
+        pass
+    try:
+        queue.mark_executed(approval_id, action_digest=queue.get(approval_id).action_digest)
+        executed += 1
+    except ApprovalError:
+        pass
+print(me, answered, executed)
+"""
+
+
+def test_an_answer_that_races_with_the_deadline_counts_only_before_it(
+    store, store_uri, race, clock
+):
+    queue = ApprovalQueue(store, clock)
+    made = [request(queue, replace(CALL, call_id=f"c{number}")) for number in range(12)]
+    answers = race(LATE, store_uri, ",".join(approval.approval_id for approval in made))
+    counts = {me: (int(yes), int(ran)) for me, yes, ran in (a.split() for a in answers)}
+    assert counts["p1"] == counts["p3"] == (0, 0)
+    assert sum(yes for yes, _ in counts.values()) == 12
+    assert sum(ran for _, ran in counts.values()) == 12
     assert verify_audit(store).ok

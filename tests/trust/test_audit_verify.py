@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import shutil
+import sqlite3
+import tempfile
+from pathlib import Path
 
 import pytest
+from helpers.scale import scaled
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select, text
@@ -392,3 +398,172 @@ def test_another_machine_verifies_with_the_public_key_it_was_given(store, writer
     theirs.trust(ours.signing_key().public_key, purpose=KeyPurpose.AUDIT)
     assert verify_audit(store, trusted_keys=theirs.trusted_keys(KeyPurpose.AUDIT)).ok
     assert not verify_audit(store, trusted_keys=theirs.trusted_keys(KeyPurpose.EVIDENCE)).ok
+
+
+# --- Rotated and revoked keys --------------------------------------------------------------------
+
+
+def test_an_audit_is_intact_across_a_rotation_that_running_logs_follow(memory_store):
+    keys = KeyStore()
+    with AuditLog(memory_store, checkpoint_every=1) as log:
+        log.append(KIND, number=1)
+        old, new = keys.rotate()
+        log.append(KIND, number=2)
+    with memory_store.read() as connection:
+        signers = connection.execute(select(audit_checkpoints.c.key_id)).scalars().all()
+    assert signers == [old, new.key_id]
+    assert verify_audit(memory_store).ok
+
+
+def test_what_a_revoked_key_signed_counts_until_nobody_trusted_signs_after_it(memory_store):
+    keys = KeyStore()
+    with AuditLog(memory_store, checkpoint_every=1) as log:
+        log.append(KIND, number=1)
+        old, _ = keys.rotate(revoke=True, note="stolen")
+        broken = verify_audit(memory_store)
+        assert broken.first_bad == "checkpoint 1"
+        assert f"revoked key, and no trusted one signed after it ({old})" in str(broken)
+        log.append(KIND, number=2)
+    assert verify_audit(memory_store).ok
+
+
+def test_the_thief_of_a_revoked_key_cannot_add_or_rewrite_checkpoints(rows):
+    events, checkpoints = rows
+    thief, owner = KEY, SigningKey.generate()
+    trusted, revoked = {owner.key_id: owner.public_key}, {thief.key_id: thief.public_key}
+
+    def judge(some_events, some_checkpoints):
+        checker = AuditCheck(trusted, revoked)
+        checker.read_checkpoints(some_checkpoints)
+        checker.read_events(some_events)
+        return checker.result()
+
+    def sign(row, key):
+        names = ("number", "writer", "seq", "head_hash", "ts", "key_id", "prev_hash")
+        row["key_id"] = key.key_id
+        row["hash"] = checkpoint_hash(**{name: row[name] for name in names})
+        row["signature"] = encode_signature(key.sign(row["hash"].encode("ascii")))
+
+    sign(checkpoints[-1], owner)
+    assert judge(events, checkpoints).ok
+    forged = copy.deepcopy((events, checkpoints))
+    writer = forged[0][0]["writer"]
+    forged[0][0]["actor"] = "mallory"
+    relink(forged[0], writer)
+    heads = {(row["writer"], row["seq"]): row["hash"] for row in forged[0]}
+    previous = None
+    for row in forged[1][:-1]:
+        row["head_hash"] = heads[row["writer"], row["seq"]]
+        row["prev_hash"] = previous or row["prev_hash"]
+        sign(row, thief)
+        previous = row["hash"]
+    assert not judge(*forged).ok
+    # Without the owner's checkpoint it fits together, and is not believed.
+    assert not judge(forged[0], forged[1][:-1]).ok
+
+
+# --- Edits in the database itself ----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sealed(tmp_path_factory):
+    """A database file of three closed writers whose every event is sealed, without its triggers."""
+    path = tmp_path_factory.mktemp("sealed") / "audit.db"
+    with Store.open(f"sqlite:///{path}") as store:
+        for count in (9, 4, 1):
+            with AuditLog(store, key=KEY, checkpoint_every=3) as log:
+                for number in range(count):
+                    log.append(KIND, session_id="s", tenant="t", actor="eve", number=number)
+        with store.begin() as connection:
+            triggers = connection.execute(
+                text("SELECT name FROM sqlite_master WHERE type = 'trigger'")
+            ).scalars()
+            for trigger in list(triggers):
+                connection.execute(text(f"DROP TRIGGER {trigger}"))
+    return path
+
+
+EDITS = st.one_of(
+    st.tuples(
+        st.just("change"), st.integers(1, 14), st.sampled_from(FIELDS),
+        st.one_of(st.none(), st.text(max_size=6), st.integers(-3, 99), st.binary(max_size=3)),
+    ),
+    st.tuples(st.just("delete"), st.integers(1, 14), st.integers(1, 14), st.none()),
+    st.tuples(st.just("truncate"), st.integers(1, 14), st.none(), st.none()),
+    st.tuples(st.just("swap"), st.integers(1, 14), st.integers(1, 14), st.none()),
+    st.tuples(st.just("copy"), st.integers(1, 14), st.none(), st.none()),
+    st.tuples(st.just("unseal"), st.integers(1, 6), st.none(), st.none()),
+)  # fmt: skip
+
+
+def apply(database, edit):
+    """Apply one edit; return the rows it touches, or None if the database refuses it."""
+    what, first, second, value = edit
+    run = database.execute
+    low, high = sorted((first, second)) if isinstance(second, int) else (first, first)
+    try:
+        if what == "change":
+            run(f"UPDATE agent_audit_events SET {second} = ? WHERE position = ?", (value, first))
+        elif what == "delete":
+            run("DELETE FROM agent_audit_events WHERE position BETWEEN ? AND ?", (low, high))
+        elif what == "truncate":
+            high = 14
+            run("DELETE FROM agent_audit_events WHERE position >= ?", (first,))
+        elif what == "swap":
+            for old, new in ((first, -1), (second, first), (-1, second)):
+                run("UPDATE agent_audit_events SET position = ? WHERE position = ?", (new, old))
+        elif what == "copy":
+            run(
+                "INSERT INTO agent_audit_events SELECT NULL, 'copy' || writer, seq, ts, kind, "
+                "request_id, session_id, tenant, actor, agent, agent_digest, body, prev_hash, hash "
+                "FROM agent_audit_events WHERE position = ?", (first,),
+            )  # fmt: skip
+        else:
+            run("DELETE FROM agent_audit_checkpoints WHERE number = ?", (first,))
+    except sqlite3.Error:
+        return None
+    return range(low, high + 1)
+
+
+def dump(database):
+    """What the audit promises to protect: every field, and each writer's order, not row numbers."""
+    return [
+        database.execute(f"SELECT {', '.join(FIELDS)} FROM {table} ORDER BY {order}").fetchall()  # noqa: S608
+        for table, order in (("agent_audit_events", "writer, position"),)
+    ] + [database.execute("SELECT * FROM agent_audit_checkpoints ORDER BY number").fetchall()]
+
+
+@settings(max_examples=scaled(40, 1500), deadline=None)
+@given(edits=st.lists(EDITS, min_size=1, max_size=3))
+def test_whatever_is_edited_in_the_database_is_found_and_the_first_bad_row_named(sealed, edits):
+    with tempfile.TemporaryDirectory() as folder:
+        path = shutil.copy(sealed, Path(folder) / "audit.db")
+        with contextlib.closing(sqlite3.connect(path)) as database:
+            names = {
+                at: f"{writer}-{seq}"
+                for at, writer, seq in database.execute(
+                    "SELECT position, writer, seq FROM agent_audit_events"
+                )
+            }
+            before = dump(database)
+            touched = [apply(database, edit) for edit in edits]
+            database.commit()
+            changed = dump(database) != before
+        with Store.open(f"sqlite:///{path}") as store:
+            found = verify_audit(store, trusted_keys={KEY.key_id: KEY.public_key})
+        if not changed:
+            assert found.ok, found
+            return
+        assert not found.ok
+        (what, _, field, _), *more = edits
+        if more or what not in ("change", "delete", "truncate") or field in ("writer", "seq"):
+            return
+        # A writer of whom nothing is left has no row to stand at: then a later row is named first.
+        (rows,) = touched
+        all_of_a_writer = any(
+            set(span) <= set(rows) for span in (range(1, 10), range(10, 14), (14,))
+        )
+        first = {names[at] for at in rows} if all_of_a_writer else {names[min(rows)]}
+        assert found.first_bad in first, (found.problems, names)
+        if what == "truncate":
+            assert found.first_bad == names[min(rows)], (found.problems, names)

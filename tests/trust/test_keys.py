@@ -177,3 +177,47 @@ def test_a_typing_error_in_the_list_of_revoked_keys_is_an_error_that_names_the_l
         keys.trusted_keys()
     with pytest.raises(ConfigError, match="key id"):
         keys.revoke("A" * 64)
+
+
+def test_after_a_rotation_a_new_key_signs_and_the_old_one_is_trusted_for_what_it_signed(keys):
+    before = keys.signing_key()
+    old, new = keys.rotate()
+    assert old == before.key_id != new.key_id
+    assert keys.signing_key().key_id == new.key_id
+    for purpose in (None, *KeyPurpose):
+        assert set(keys.trusted_keys(purpose)) == {old, new.key_id}
+    assert (keys.folder / "signing-key.pem").stat().st_mode & 0o777 == 0o600
+    assert sorted(path.name for path in keys.folder.glob("signing-key*")) == ["signing-key.pem"]
+
+
+def test_a_rotation_with_revocation_leaves_only_the_new_key_trusted(keys):
+    old, new = keys.rotate(revoke=True, note="laptop stolen")
+    for purpose in (None, *KeyPurpose):
+        assert set(keys.trusted_keys(purpose)) == {new.key_id}
+    assert keys.revoked() == {old}
+    assert set(keys.revoked_keys(KeyPurpose.AUDIT)) == {old}
+    assert "laptop stolen" in (keys.folder / "trusted" / "revoked.txt").read_text()
+
+
+ROTATE = """
+import sys
+from mlflow_agent_plugin.trust import KeyStore
+store = KeyStore(sys.argv[1])
+print("ready", flush=True)
+sys.stdin.readline()
+old, new = store.rotate()
+print(old, new.key_id)
+"""
+
+
+def test_rotations_at_once_take_turns_and_lose_no_key(tmp_path, race):
+    keys = KeyStore(tmp_path / "keys")
+    first = keys.signing_key().key_id
+    pairs = [answer.split()[:2] for answer in race(ROTATE, tmp_path / "keys", processes=3)]
+    chain = dict(pairs)
+    assert len(chain) == 3
+    at = first
+    for _ in range(3):
+        at = chain[at]
+    assert keys.signing_key().key_id == at
+    assert set(keys.trusted_keys()) == {first, *chain.values()}

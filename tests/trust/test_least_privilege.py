@@ -7,12 +7,13 @@ from sqlalchemy import text
 
 from mlflow_agent_plugin.entities import Actor, ToolCall
 from mlflow_agent_plugin.errors import StoreError
-from mlflow_agent_plugin.store import SessionTable, Store
+from mlflow_agent_plugin.store import SessionSpend, SessionTable, SpendTable, Store
 from mlflow_agent_plugin.trust import (
     ApprovalQueue,
     AuditKind,
     AuditLog,
     EffectLedger,
+    SwitchBoard,
     verify_audit,
 )
 
@@ -32,7 +33,9 @@ def test_a_user_who_may_only_read_insert_and_update_can_do_everything_but_touch_
         admin.execute("CREATE ROLE worker LOGIN PASSWORD 'worker'")
         admin.execute("GRANT SELECT, INSERT, UPDATE ON agent_sessions, agent_approvals TO worker")
         admin.execute("GRANT SELECT, INSERT, UPDATE ON agent_effects TO worker")
-        admin.execute("GRANT SELECT ON agent_schema_version TO worker")
+        admin.execute("GRANT SELECT, INSERT, UPDATE ON agent_session_spend TO worker")
+        admin.execute("GRANT SELECT ON agent_schema_version, agent_switches TO worker")
+        admin.execute("GRANT SELECT, INSERT ON agent_approval_votes TO worker")
         admin.execute("GRANT SELECT, INSERT ON agent_audit_events TO worker")
         admin.execute("GRANT SELECT, INSERT ON agent_audit_checkpoints TO worker")
         admin.execute("GRANT USAGE ON SEQUENCE agent_audit_events_position_seq TO worker")
@@ -56,6 +59,10 @@ def test_a_user_who_may_only_read_insert_and_update_can_do_everything_but_touch_
             ledger = EffectLedger(store)
             ledger.claim("s:c", tool="t", arguments_digest="d", owner="turn")
             ledger.finish("s:c", {"ok": True})
+            SpendTable(store).add("s", SessionSpend(3, 4))
+            SpendTable(store).add("s", SessionSpend(1, 0))
+            assert SpendTable(store).get("s") == SessionSpend(4, 4)
+            SwitchBoard(store).check(agent="a", tenant="bank", tool="t")
             assert verify_audit(store).ok
             for statement in (
                 "DELETE FROM agent_audit_events",
@@ -63,6 +70,8 @@ def test_a_user_who_may_only_read_insert_and_update_can_do_everything_but_touch_
                 "TRUNCATE agent_audit_events",
                 "ALTER TABLE agent_audit_events DISABLE TRIGGER ALL",
                 "DELETE FROM agent_effects",
+                "UPDATE agent_approval_votes SET yes = true",
+                "DELETE FROM agent_approval_votes",
             ):
                 with pytest.raises(StoreError, match=r"denied|owner"), store.begin() as connection:  # noqa: PT012
                     connection.execute(text(statement))

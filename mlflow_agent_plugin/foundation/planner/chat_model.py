@@ -13,13 +13,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, timezone
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.callbacks import CallbackManagerForLLMRun
-from langchain_core.language_models import LanguageModelInput
-from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import (
     AIMessage,
     AIMessageChunk,
@@ -31,13 +29,11 @@ from langchain_core.messages import (
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
-from langchain_core.runnables import Runnable
-from langchain_core.tools import BaseTool
-from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import ConfigDict, Field
 
 from mlflow_agent_plugin.entities import Clock, utc_now
 from mlflow_agent_plugin.errors import PlannerError
+from mlflow_agent_plugin.foundation.offline import OfflineChatModel
 from mlflow_agent_plugin.foundation.planner.engine import PlannerEngine
 from mlflow_agent_plugin.foundation.planner.moves import (
     Answer,
@@ -55,7 +51,7 @@ if TYPE_CHECKING:
     from mlflow_agent_plugin.package.prompt import Prompt
 
 
-class LocalPlanner(BaseChatModel):
+class LocalPlanner(OfflineChatModel):
     """Plans by an intent model and a playbook instead of a language model.
 
     Every reply carries ``response_metadata`` with ``intent``, ``confidence``, ``alternatives``
@@ -83,17 +79,6 @@ class LocalPlanner(BaseChatModel):
     @property
     def _identifying_params(self) -> dict[str, Any]:
         return {"model_name": self.model_name}
-
-    def bind_tools(
-        self,
-        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
-        *,
-        tool_choice: str | None = None,
-        **kwargs: Any,
-    ) -> Runnable[LanguageModelInput, AIMessage]:
-        """Return the planner bound to `tools`; `tool_choice` has no meaning for it."""
-        del tool_choice
-        return self.bind(tools=[convert_to_openai_tool(tool) for tool in tools], **kwargs)
 
     def _generate(
         self,

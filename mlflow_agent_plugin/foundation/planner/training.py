@@ -4,6 +4,8 @@ Rules:
 - The classifier is multinomial logistic regression on the features of `features.py`. Kind of
   classifier, features and strength were chosen by measurement on held-back training data
   (docs/concepts/local-planner.md has the table).
+- Every intent weighs the same, however few its examples are: what is asked about since last week
+  is to be learned from the labels there are.
 - The scale of the scores and the score of "none of these" are fitted on training examples held back
   from the first fit; no test data enters.
 - Same examples, same seed, same library versions: the same model.
@@ -52,7 +54,9 @@ def train_planner(
     from threadpoolctl import threadpool_limits
 
     _check_examples(texts, labels)
-    model = LogisticRegression(C=_INVERSE_REGULARISATION, max_iter=500, warm_start=True)
+    model = LogisticRegression(
+        C=_INVERSE_REGULARISATION, class_weight="balanced", max_iter=500, warm_start=True
+    )
     # More threads only spin here, for twice the CPU. The limit holds for libraries that are loaded,
     # so scikit-learn is imported before it.
     with threadpool_limits(1):

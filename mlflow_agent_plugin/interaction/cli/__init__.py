@@ -12,7 +12,24 @@ from __future__ import annotations
 import click
 
 from mlflow_agent_plugin import __version__
-from mlflow_agent_plugin.interaction.cli import author, operate, review, server, setup, watch
+from mlflow_agent_plugin.interaction.cli import (
+    approve,
+    audit,
+    author,
+    feedback,
+    mcp,
+    notices,
+    review,
+    rollout,
+    safety,
+    serve,
+    server,
+    setup,
+    stress,
+    switches,
+    telemetry,
+    watch,
+)
 from mlflow_agent_plugin.interaction.cli.group import PROGRAM, AgentGroup
 
 
@@ -31,10 +48,11 @@ def main() -> None:
 
 SECTIONS = {
     "Author": author.COMMANDS,
-    "Measure and watch": watch.COMMANDS,
+    "Measure and watch": (*watch.COMMANDS, *safety.COMMANDS, *stress.COMMANDS, *feedback.COMMANDS),
     "Review": review.COMMANDS,
-    "Running agents": operate.COMMANDS,
-    "Server": server.COMMANDS,
+    "Running agents": (*approve.COMMANDS, *notices.COMMANDS, *audit.COMMANDS, *switches.COMMANDS),
+    "Telemetry": telemetry.COMMANDS,
+    "Server": (*server.COMMANDS, *serve.COMMANDS, *rollout.COMMANDS, *mcp.COMMANDS),
     "Set up": setup.COMMANDS,
 }
 """Heading in the help, and in the reference, to the commands below it."""

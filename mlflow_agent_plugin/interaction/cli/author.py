@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from mlflow_agent_plugin.interaction.cli.answer import Answer, Table
+from mlflow_agent_plugin.interaction.cli.answer import Answer, Table, print_answer
 from mlflow_agent_plugin.interaction.cli.group import answers
 from mlflow_agent_plugin.interaction.cli.options import (
     FOLDER,
     bundle_argument,
+    json_option,
     read_json_object,
+    store_option,
 )
 
 
@@ -108,7 +111,27 @@ def log(bundle: Path, name: str | None, registered_model_name: str | None) -> An
 
 @click.group()
 def policy() -> None:
-    """Test and explain an agent's policies."""
+    """Write, test and explain an agent's policies."""
+
+
+@policy.command("scaffold")
+@bundle_argument
+@click.option("--role", default="approver", show_default=True, help="Who answers approvals.")
+@click.option("--force", is_flag=True, help="Replace the policies that are there.")
+@answers
+def policy_scaffold(bundle: Path, role: str, force: bool) -> Answer:  # noqa: FBT001 - a flag
+    """Write the default policies of BUNDLE from its tool contracts, with tests that pass."""
+    from mlflow_agent_plugin.trust.policy import write_scaffold
+
+    folder, check = write_scaffold(bundle, role=role, replace=force)
+    return Answer(
+        {"folder": str(folder), **check.to_dict()},
+        (
+            f"{folder}: {check}",
+            *check.warnings,
+            "Read them: they say what follows from the contracts' effects, outputs and sinks.",
+        ),
+    )
 
 
 @policy.command("test")
@@ -209,6 +232,71 @@ def policy_explain(
         )
     )
     return Answer(explanation.to_dict(), (explanation.to_text(),))
+
+
+@policy.command("serve")
+@bundle_argument
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port",
+    default=5010,
+    show_default=True,
+    type=click.IntRange(1, 65535),
+    help="Port to listen on.",
+)
+@click.option(
+    "--caller-role",
+    default="policy-enforcement",
+    show_default=True,
+    help="Role the tokens of those who ask must carry.",
+)
+@store_option
+@json_option
+def policy_serve(
+    bundle: Path,
+    host: str,
+    port: int,
+    caller_role: str,
+    store_uri: str | None,
+    as_json: bool,  # noqa: FBT001 - click passes flags
+) -> None:
+    """Answer over HTTP whether a call of BUNDLE's tools may run, until interrupted.
+
+    For tools and gateways that are not Python; every decision is audited.
+    """
+    import uvicorn
+
+    from mlflow_agent_plugin.config import Settings
+    from mlflow_agent_plugin.interaction.cli.stores import open_store
+    from mlflow_agent_plugin.interaction.decision_point.app import create_app
+    from mlflow_agent_plugin.interaction.decision_point.service import DecisionService
+    from mlflow_agent_plugin.package import load_bundle
+    from mlflow_agent_plugin.trust import AuditLog, CedarPolicyEngine, KeyStore, check_policies
+
+    settings = Settings.from_env()
+    found = load_bundle(bundle)
+    check_policies(found)
+    with open_store(store_uri) as store, AuditLog(store) as audit:
+        service = DecisionService(
+            bundle=found,
+            engine=CedarPolicyEngine.from_bundle(found),
+            audit=audit,
+            keys=KeyStore(settings.key_dir),
+            environment=settings.environment,
+            caller_role=caller_role,
+        )
+        url = f"http://{host}:{port}/v1/decide"
+        said = f"{found.manifest.name}: decisions at {url}"
+        print_answer(Answer({"agent": found.manifest.name, "url": url}, (said,)), as_json=as_json)
+        sys.stdout.flush()
+        uvicorn.run(
+            create_app(service),
+            host=host,
+            port=port,
+            log_level="warning",
+            limit_concurrency=256,
+            timeout_keep_alive=5,
+        )
 
 
 COMMANDS = (init, validate, diff, log, policy)

@@ -74,15 +74,14 @@ class AgentGroup(click.Group):
         sys.exit(code if isinstance(code, int) else 0)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the commands by section."""
+        """Write the commands by section; a sentence that does not fit goes on in the next line."""
         if not self.sections:
             super().format_commands(ctx, formatter)
             return
         width = max(len(name) for name in self.commands)
-        limit = formatter.width - width - 4
         for heading, names in self.sections.items():
             rows = [
-                (name.ljust(width), self.commands[name].get_short_help_str(limit)) for name in names
+                (name.ljust(width), self.commands[name].get_short_help_str(200)) for name in names
             ]
             with formatter.section(heading):
                 formatter.write_dl(rows)

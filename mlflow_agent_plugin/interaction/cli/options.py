@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,24 @@ import click
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 PATH = click.Path(path_type=Path)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+class TablePlace(click.Path):
+    """A folder, or ``s3://bucket/prefix``, which is passed on as it is."""
+
+    name = "path"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str | bytes | os.PathLike[str]:
+        """Return a path, or the URI as text."""
+        if str(value).startswith("s3://"):
+            return str(value)
+        return super().convert(value, param, ctx)
+
+
+TABLE = TablePlace(path_type=Path)
+EXISTING_TABLE = TablePlace(exists=True, file_okay=False, path_type=Path)
 
 
 def read_version(ctx: click.Context, param: click.Parameter, text: str | None) -> int | None:
@@ -46,6 +65,22 @@ def read_assignments(
     return found
 
 
+def experiment_id(name_or_id: str) -> str:
+    """Return the id of an experiment given by name or id."""
+    from mlflow import MlflowClient
+
+    found = MlflowClient().get_experiment_by_name(name_or_id)
+    return str(found.experiment_id) if found is not None else name_or_id
+
+
+def model_version(text: str) -> tuple[str, int]:
+    """Return the parts of MODEL/VERSION, as ``--log`` takes it."""
+    name, slash, version = text.rpartition("/")
+    if not slash or not name or not version.isascii() or not version.isdigit():
+        raise click.BadParameter("is not MODEL/VERSION", param_hint="--log")
+    return name, int(version)
+
+
 bundle_argument = click.argument("bundle", type=FOLDER)
 name_argument = click.argument("name")
 version_argument = click.argument("version", callback=read_version)
@@ -68,3 +103,7 @@ actor_option = click.option(
     metavar="ACTOR",
     help="Who you are: user[@tenant][:role,role] (unverified); default: MLFLOW_AGENTS_ACTOR.",
 )
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+"""For commands that say one thing and then go on running."""

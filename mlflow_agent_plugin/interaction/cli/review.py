@@ -34,8 +34,12 @@ def gate(name: str, version: int, to: str) -> Answer:
     Exit 1 if one is not met.
     """
     import mlflow_agent_plugin as agents
+    from mlflow_agent_plugin.registry.report import EMERGENCY
 
     report = agents.gate_report(name, version, to=to)
+    for note in report.notes:
+        if note.startswith(EMERGENCY):
+            click.secho(note, fg="red", bold=True, err=True)
     rows = [(item.status.value, item.title, item.why, item.hint) for item in report.results]
     return Answer(
         report.to_dict(),
@@ -53,15 +57,24 @@ def _done(said: str, **data: Any) -> Answer:
 
 
 @click.command()
+@click.option(
+    "--hold", is_flag=True, help="Once approved, wait until somebody runs `mlflow-agents promote`."
+)
 @comment_option
 @by_option
 @_about_version
-def request(name: str, version: int, to: str, comment: str, by: str | None) -> Answer:
-    """Ask for VERSION of NAME to be promoted."""
+def request(
+    name: str, version: int, to: str, comment: str, by: str | None, *, hold: bool
+) -> Answer:
+    """Ask for VERSION of NAME to be promoted.
+
+    The approval that completes the request moves the slot, unless --hold is given.
+    """
     from mlflow_agent_plugin.registry import request_promotion
 
-    request_promotion(name, version, to=to, comment=comment, by=by)
-    return _done(f"requested: {name} version {version} to {to}", name=name, version=version, to=to)
+    request_promotion(name, version, to=to, comment=comment, apply=not hold, by=by)
+    said = f"requested: {name} version {version} to {to}"
+    return _done(said, name=name, version=version, to=to, apply=not hold)
 
 
 @click.command("approve")
@@ -69,11 +82,43 @@ def request(name: str, version: int, to: str, comment: str, by: str | None) -> A
 @by_option
 @_about_version
 def approve_request(name: str, version: int, to: str, comment: str, by: str | None) -> Answer:
-    """Approve a promotion request."""
+    """Approve a promotion request.
+
+    The approval that completes it moves the slot, unless the request says to wait. If the gate says
+    no at that moment, the approval is kept and the answer says why nothing moved.
+    """
     from mlflow_agent_plugin.registry import approve
 
-    approve(name, version, to=to, comment=comment, by=by)
-    return _done(f"approved: {name} version {version} to {to}", name=name, version=version, to=to)
+    found = approve(name, version, to=to, comment=comment, by=by)
+    what = f"{name} version {version} to {to}"
+    return Answer(
+        {
+            "result": f"approved: {what}",
+            "name": name,
+            "version": version,
+            "to": to,
+            "applied": found.applied,
+            "why": found.why,
+        },
+        (
+            f"approved: {what}",
+            f"promoted: {name} {to} is version {version}"
+            if found.applied
+            else f"not promoted: {found.why}",
+        ),
+    )
+
+
+@click.command("comment")
+@click.option("--comment", "text", required=True, help="What you have to say.")
+@by_option
+@_about_version
+def comment_request(name: str, version: int, to: str, text: str, by: str | None) -> Answer:
+    """Say something about a promotion request; it decides nothing."""
+    from mlflow_agent_plugin.registry import comment
+
+    comment(name, version, to=to, comment=text, by=by)
+    return _done(f"noted: {name} version {version} to {to}", name=name, version=version, to=to)
 
 
 @click.command("reject")
@@ -98,6 +143,24 @@ def withdraw_request(name: str, version: int, to: str, reason: str, by: str | No
 
     withdraw(name, version, to=to, reason=reason, by=by)
     return _done(f"withdrawn: {name} version {version} to {to}", name=name, version=version, to=to)
+
+
+@click.command("revoke-evidence")
+@name_argument
+@version_argument
+@click.argument("run_id")
+@click.option("--reason", required=True, help="Why it counts no more.")
+@by_option
+@answers
+def revoke_run(name: str, version: int, run_id: str, reason: str, by: str | None) -> Answer:
+    """Let the evidence of a run about VERSION of NAME count no more.
+
+    By people with the gate's reviewer role. No version can be promoted or rolled back to on it.
+    """
+    from mlflow_agent_plugin.registry import revoke_evidence
+
+    revoke_evidence(name, version, run_id, reason=reason, by=by)
+    return _done(f"revoked: evidence of run {run_id}", name=name, version=version, run_id=run_id)
 
 
 @click.command()
@@ -269,8 +332,10 @@ COMMANDS = (
     gate,
     request,
     approve_request,
+    comment_request,
     reject_request,
     withdraw_request,
+    revoke_run,
     promote,
     rollback,
     history,

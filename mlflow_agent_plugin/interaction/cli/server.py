@@ -1,10 +1,14 @@
-"""Commands that run MLflow's server with the gated registry: server, user.
+"""Commands that run MLflow's server with the gated registry and the review console: server, user.
 
 Rules:
-- Everything the server keeps lies in one folder: database, artifacts, users, session secret.
-- There is no default password. The first start with ``--login`` takes the administrator's from
+- Everything the server keeps lies in one folder: databases, artifacts, users, session secret.
+- There is no default password. The first start takes the administrator's from
   ``MLFLOW_AUTH_ADMIN_PASSWORD``, or makes one and shows it once.
-- Without ``--login`` nobody is asked who he is; listening beyond this machine then warns.
+- With ``--no-login`` nobody is asked who he is; listening beyond this machine then warns.
+- Trying a version runs its code on this machine, as this user: unless asked for, only where nobody
+  else can connect.
+- The runtime store the console shows is the one agents are served on: the settings' own where they
+  name one, else a database in the folder.
 """
 
 from __future__ import annotations
@@ -28,12 +32,13 @@ from mlflow_agent_plugin.errors import ConfigError, IdentityError
 from mlflow_agent_plugin.interaction.cli.answer import Answer, print_answer
 from mlflow_agent_plugin.interaction.cli.group import answers
 from mlflow_agent_plugin.interaction.cli.options import PATH
+from mlflow_agent_plugin.interaction.web import LOGIN_VARIABLE, TRIALS_VARIABLE
 
 ADMIN = "admin"
 _PASSWORD_BYTES = 18
 
 _AUTH_INI = """\
-# Written by `mlflow-agents server --login`; see MLflow's documentation of basic authentication.
+# Written by `mlflow-agents server`; see MLflow's documentation of basic authentication.
 # Everybody who may log in may look; changing needs a role (`mlflow-agents user add --role`).
 [mlflow]
 default_permission = READ
@@ -52,6 +57,14 @@ class _Place:
     @property
     def database(self) -> Path:
         return self.folder / "mlflow.db"
+
+    @property
+    def runtime_store(self) -> str:
+        return f"sqlite:///{self.folder / 'agents.db'}"
+
+    @property
+    def monitoring(self) -> Path:
+        return self.folder / "monitoring"
 
     @property
     def users(self) -> Path:
@@ -90,7 +103,18 @@ class _Place:
     type=click.IntRange(1, 64),
     help="Server processes.",
 )
-@click.option("--login", is_flag=True, help="Ask for user and password (extra: server).")
+@click.option(
+    "--login/--no-login",
+    default=True,
+    show_default=True,
+    help="Ask for user and password (extra: server).",
+)
+@click.option(
+    "--trials/--no-trials",
+    default=None,
+    help="Let people who may change a model try its versions on this machine; default: where only"
+    " this machine can connect.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document, then serve.")
 @click.argument("mlflow_options", nargs=-1, type=click.UNPROCESSED, metavar="[-- MLFLOW_OPTIONS]")
 def server(
@@ -99,12 +123,14 @@ def server(
     port: int,
     workers: int,
     login: bool,  # noqa: FBT001 - click passes flags
+    trials: bool | None,  # noqa: FBT001
     as_json: bool,  # noqa: FBT001
     mlflow_options: tuple[str, ...],
 ) -> None:
-    """Start MLflow's server and UI with the gated registry.
+    """Start MLflow's server with the gate and the review console.
 
-    Everything is kept on sqlite in one folder.
+    Everything is kept on sqlite in one folder. The console is below /agents, the API below
+    /api/agents/v1.
 
     What follows `--` goes to `mlflow server`, for example `-- --allowed-hosts mlflow.example.com`.
     """
@@ -112,18 +138,28 @@ def server(
     place = _Place(folder.absolute())
     place.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     environment, password = _login(place) if login else ({}, None)
+    # Said either way: what this process happens to have inherited must not take the login away.
+    trials = _is_local(host) if trials is None else trials
+    environment |= {
+        LOGIN_VARIABLE: str(login).lower(),
+        TRIALS_VARIABLE: str(trials).lower(),
+        **_stores(place),
+    }
     url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"  # noqa: S104 - compared
     data: dict[str, Any] = {
         "url": url,
         "folder": str(place.folder),
+        "console": f"{url}/agents/",
         "registry_uri": f"agents+sqlite:///{place.database}",
+        "store_uri": environment["MLFLOW_AGENTS_STORE_URI"],
         "login": login,
+        "trials": trials,
     }
     if password is not None:
         data |= {"admin_username": ADMIN, "admin_password": password}
-    print_answer(Answer(data, _introduction(url, password, login=login)), as_json=as_json)
+    print_answer(Answer(data, _introduction(data)), as_json=as_json)
     if not login and not _is_local(host):
-        warning = f"WARNING: whoever reaches {host}:{port} can change everything. Add --login."
+        warning = f"WARNING: whoever reaches {host}:{port} can change everything. Drop --no-login."
         click.secho(warning, fg="red", bold=True, err=True)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -134,7 +170,7 @@ def server(
             "--backend-store-uri", f"sqlite:///{place.database}",
             "--registry-store-uri", f"agents+sqlite:///{place.database}",
             "--artifacts-destination", str(place.folder / "artifacts"),
-            *(("--app-name", "basic-auth") if login else ()),
+            "--app-name", "agents",
             *mlflow_options,
         ],
         environment,
@@ -142,17 +178,28 @@ def server(
     )  # fmt: skip
 
 
-def _introduction(url: str, password: str | None, *, login: bool) -> list[str]:
+def _stores(place: _Place) -> dict[str, str]:
+    """Return what the console reads, unless the settings say so already."""
+    defaults = {
+        "MLFLOW_AGENTS_STORE_URI": place.runtime_store,
+        "MLFLOW_AGENTS_MONITORING_TABLE": str(place.monitoring),
+    }
+    return {name: os.environ.get(name) or value for name, value in defaults.items()}
+
+
+def _introduction(data: dict[str, Any]) -> list[str]:
     lines = [
-        f"MLflow with the gated registry: {url}",
-        f"  export MLFLOW_TRACKING_URI={url}",
+        f"MLflow with the gated registry: {data['url']}",
+        f"Review console: {data['console']}",
+        f"  export MLFLOW_TRACKING_URI={data['url']}",
+        f"  export MLFLOW_AGENTS_STORE_URI={data['store_uri']}   # where agents are served",
     ]
-    if password is not None:
+    if "admin_password" in data:
         lines += [
-            f"  administrator: {ADMIN}, password: {password}",
+            f"  administrator: {ADMIN}, password: {data['admin_password']}",
             "  (shown this once; change it with MLflow's update-password API)",
         ]
-    if login:
+    if data["login"]:
         lines += [
             "Create users, with the administrator's credentials in MLFLOW_TRACKING_USERNAME and",
             "MLFLOW_TRACKING_PASSWORD:",
@@ -170,7 +217,7 @@ def _login(place: _Place) -> tuple[dict[str, str], str | None]:
         raise ConfigError(
             "MLflow's login needs Flask-WTF",
             where="--login",
-            hint="pip install 'mlflow-agent-plugin[server]'",
+            hint="pip install 'mlflow-agent-plugin[server]', or use --no-login for yourself.",
         )
     _write_private(place.auth_ini, _AUTH_INI.format(database=place.users, admin=ADMIN))
     _write_private(place.secret, secrets.token_urlsafe(32))
@@ -178,10 +225,30 @@ def _login(place: _Place) -> tuple[dict[str, str], str | None]:
         "MLFLOW_AUTH_CONFIG_PATH": str(place.auth_ini),
         "MLFLOW_FLASK_SERVER_SECRET_KEY": place.secret.read_text("utf-8"),
     }
-    if _has_admin(place.users) or os.environ.get("MLFLOW_AUTH_ADMIN_PASSWORD"):
+    if _has_admin(place.users):
         return environment, None
-    password = secrets.token_urlsafe(_PASSWORD_BYTES)
-    return {**environment, "MLFLOW_AUTH_ADMIN_PASSWORD": password}, password
+    given = os.environ.get("MLFLOW_AUTH_ADMIN_PASSWORD")
+    password = given or secrets.token_urlsafe(_PASSWORD_BYTES)
+    _make_admin({**environment, "MLFLOW_AUTH_ADMIN_PASSWORD": password})
+    return environment, None if given else password
+
+
+def _make_admin(environment: dict[str, str]) -> None:
+    """Create the user database and its administrator before several workers would try to."""
+    code = "from mlflow.server.auth import bootstrap_admin_user as make; make()"
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if ended.returncode != 0:
+        lines = ended.stderr.strip().splitlines() or ["no reason given"]
+        raise ConfigError(
+            f"the administrator cannot be made: {lines[-1]}",
+            where="MLFLOW_AUTH_ADMIN_PASSWORD",
+        )
 
 
 def _write_private(path: Path, text: str) -> None:
@@ -247,7 +314,7 @@ def _become(command: Sequence[str], environment: dict[str, str], *, log_to_stder
 
 @click.group()
 def user() -> None:
-    """People who log in to a server started with --login."""
+    """People who log in to the server."""
 
 
 @user.command("add")

@@ -111,6 +111,18 @@ def key_revoke(key_id: str, reason: str) -> Answer:
     return Answer({"key_id": key_id, "reason": reason}, (f"revoked: {key_id}",))
 
 
+@key.command("rotate")
+@click.option("--revoke", is_flag=True, help="Stop trusting the old key: it was lost or stolen.")
+@click.option("--reason", default="", help="Why; a note in the list of revoked keys.")
+@answers
+def key_rotate(revoke: bool, reason: str) -> Answer:  # noqa: FBT001 - click passes flags
+    """Replace this machine's signing key; what the old one signed stays good unless revoked."""
+    old, new = _key_store().rotate(revoke=revoke, note=reason)
+    said = f"signs from now on: {new.key_id}"
+    then = f"{'revoked' if revoke else 'trusted for what it signed'}: {old}"
+    return Answer({"old": old, "new": new.key_id, "revoked": revoke}, (said, then))
+
+
 @key.command("token")
 @click.argument("actor", metavar="USER[@TENANT][:ROLE,ROLE]")
 @click.option(

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
 from mlflow_agent_plugin.interaction.cli.answer import Answer, Table
 from mlflow_agent_plugin.interaction.cli.group import answers, wants_json
-from mlflow_agent_plugin.interaction.cli.options import FILE, FOLDER, PATH, read_assignments
+from mlflow_agent_plugin.interaction.cli.options import (
+    EXISTING_TABLE,
+    FILE,
+    FOLDER,
+    PATH,
+    TABLE,
+    experiment_id,
+    model_version,
+    read_assignments,
+)
 
 
 @click.command()
@@ -29,7 +38,21 @@ from mlflow_agent_plugin.interaction.cli.options import FILE, FOLDER, PATH, read
     type=click.IntRange(0, 256),
     help="Processes; 0 plays in this one.",
 )
+@click.option(
+    "--engine",
+    type=click.Choice(["processes", "spark"]),
+    default="processes",
+    show_default=True,
+    help="Where cases are played; on Spark its own parallelism counts.",
+)
 @click.option("--seed", default=0, show_default=True, help="Of faults, samples and models.")
+@click.option(
+    "--repeats",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1, 100),
+    help="Play so many times, with the seeds after it, to see what depends on the run.",
+)
 @click.option("--limit", type=click.IntRange(1), help="Play only so many cases of each suite.")
 @click.option("--baseline", metavar="RUN_ID", help="Compare with this run, case by case.")
 @click.option("--submit/--no-submit", default=True, help="Hand the evidence to the registry.")
@@ -38,7 +61,9 @@ def evaluate(
     model_uri: str,
     suites: tuple[str, ...],
     workers: int,
+    engine: Literal["processes", "spark"],
     seed: int,
+    repeats: int,
     limit: int | None,
     baseline: str | None,
     submit: bool,  # noqa: FBT001 - click passes flags
@@ -48,12 +73,15 @@ def evaluate(
     MODEL_URI is any MLflow model URI, or an agent's folder.
     """
     import mlflow_agent_plugin as agents
+    from mlflow_agent_plugin.development.comparison import HEADINGS
 
     result = agents.evaluate(
         model_uri,
         list(suites),
         workers=workers,
+        engine=engine,
         seed=seed,
+        repeats=repeats,
         limit=limit,
         baseline=baseline,
         submit=submit,
@@ -73,6 +101,20 @@ def evaluate(
                 ("suite", "measure", "value", "95% interval", "n"),
                 rows,
             ),
+            *(
+                Table(
+                    f"{name} against run {baseline}, {suite.comparison.n} cases",
+                    HEADINGS,
+                    suite.comparison.table_rows(),
+                )
+                for name, suite in result.suites.items()
+                if suite.comparison is not None
+            ),
+            *(
+                f"{name}: {suite.stability}"
+                for name, suite in result.suites.items()
+                if suite.stability is not None
+            ),
             f"run {result.run_id}; {handed}",
         ),
     )
@@ -84,32 +126,25 @@ def evaluate(
 )
 @click.option(
     "--path",
-    type=PATH,
+    type=TABLE,
     default=Path("monitoring"),
     show_default=True,
-    help="The table's folder.",
+    help="The table's folder, or s3://bucket/prefix.",
 )
 @click.option("--rebuild", is_flag=True, help="Look at every trace again.")
 @answers
-def monitor(experiments: tuple[str, ...], path: Path, rebuild: bool) -> Answer:  # noqa: FBT001
+def monitor(experiments: tuple[str, ...], path: Path | str, rebuild: bool) -> Answer:  # noqa: FBT001
     """Bring the monitoring table up to date with traffic."""
     import mlflow_agent_plugin as agents
 
-    ids = [_experiment_id(item) for item in experiments] or None
+    ids = [experiment_id(item) for item in experiments] or None
     table = agents.monitoring_table(ids, path=path, rebuild=rebuild)
     return Answer(table.to_dict(), (table.summary(),))
 
 
-def _experiment_id(name_or_id: str) -> str:
-    from mlflow import MlflowClient
-
-    found = MlflowClient().get_experiment_by_name(name_or_id)
-    return str(found.experiment_id) if found is not None else name_or_id
-
-
 @click.command()
 @click.argument("reference")
-@click.argument("table", type=FOLDER)
+@click.argument("table", type=EXISTING_TABLE)
 @click.option("--report", type=PATH, metavar="FOLDER", help="Write drift.html and drift.json.")
 @click.option("--sessions", type=click.IntRange(1), help="Sessions per window.")
 @click.option("--hours", type=click.FloatRange(0, min_open=True), help="Hours per window.")
@@ -119,7 +154,7 @@ def _experiment_id(name_or_id: str) -> str:
 @answers
 def drift(
     reference: str,
-    table: Path,
+    table: Path | str,
     report: Path | None,
     sessions: int | None,
     hours: float | None,
@@ -139,7 +174,7 @@ def drift(
 
     if sessions is not None and hours is not None:
         raise click.UsageError("give either --sessions or --hours")
-    model, version = (None, None) if log_to is None else _model_version(log_to)
+    model, version = (None, None) if log_to is None else model_version(log_to)
     traffic = read_table(table)
     if traffic.empty:
         raise DriftInputError("there is no traffic", where=str(table), hint="Run monitor first.")
@@ -177,13 +212,6 @@ def drift(
 
 def _short(value: float | None) -> str:
     return "" if value is None else f"{value:.2g}"
-
-
-def _model_version(text: str) -> tuple[str, int]:
-    name, slash, version = text.rpartition("/")
-    if not slash or not name or not version.isascii() or not version.isdigit():
-        raise click.BadParameter("is not MODEL/VERSION", param_hint="--log")
-    return name, int(version)
 
 
 @click.command()

@@ -20,6 +20,9 @@ from mlflow_agent_plugin.errors import ConfigError
 
 MARKER = ".mlflow-agents-demo"
 
+# Where the data comes from has to be the same in every process of the demo.
+_DATA_SETTINGS = ("MLFLOW_AGENTS_DATA_DIR", "MLFLOW_AGENTS_DOWNLOAD")
+
 
 @dataclass(frozen=True)
 class Place:
@@ -79,6 +82,7 @@ class Place:
             "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
             "MLFLOW_AGENTS_STORE_URI": f"sqlite:///{self.folder / 'agents.db'}",
             "MLFLOW_AGENTS_KEY_DIR": str(self.folder / "keys"),
+            "MLFLOW_AGENTS_SPOOL_DIR": str(self.folder / "spool"),
             "MLFLOW_AGENTS_ENVIRONMENT": "production",
             "MLFLOW_AGENTS_ACCEPT_EVENT_TIME": "true",
             "DVC_NO_ANALYTICS": "1",
@@ -88,7 +92,7 @@ class Place:
         inherited = {
             name: value
             for name, value in os.environ.items()
-            if not name.startswith("MLFLOW_") or name == "MLFLOW_AGENTS_DATA_DIR"
+            if not name.startswith("MLFLOW_") or name in _DATA_SETTINGS
         }
         return {**inherited, **own}
 

@@ -156,7 +156,8 @@ def compare(
         reference_digest=_digest(first),
         start=None if second.empty else times.min().isoformat(),
         end=None if second.empty else times.max().isoformat(),
-        rows=len(current),
+        # Spark hands over one row per session, and how many there were (`sessions_on_spark`).
+        rows=int(current.attrs.get("rows", len(current))),
     )
 
 

@@ -11,20 +11,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from mlflow_agent_plugin.core.flavor import CONSOLE_TAG
 from mlflow_agent_plugin.entities import Actor
-from mlflow_agent_plugin.errors import GateRefusedError
+from mlflow_agent_plugin.errors import GateRefusedError, RequestError
+from mlflow_agent_plugin.package.slots import Slot
 from mlflow_agent_plugin.registry.content import AgentContent
-from mlflow_agent_plugin.registry.desk.moves import MoveDesk
 from mlflow_agent_plugin.registry.desk.requests import RequestDesk
-from mlflow_agent_plugin.registry.records import EvidenceRecord
+from mlflow_agent_plugin.registry.places import console_path
+from mlflow_agent_plugin.registry.records import LOAD_PREFIX, EvidenceRecord
 from mlflow_agent_plugin.registry.rules import GateRules, loosened
-from mlflow_agent_plugin.registry.slots import Slot
 from mlflow_agent_plugin.trust.audit import AuditKind
 
 __all__ = ["Desk"]
 
 
-class Desk(RequestDesk, MoveDesk):
+class Desk(RequestDesk):
     """One gated model in one transaction; see `context.Context` for the attributes."""
 
     def register(self, version: int, content: AgentContent, *, first: bool) -> None:
@@ -40,6 +41,9 @@ class Desk(RequestDesk, MoveDesk):
         )
         self.tags.set_version(version, "agent.digest", content.agent_digest)
         self.tags.set_version(version, "agent.content", content.digest)
+        console = console_path(self.gate.name, version)
+        if console is not None:
+            self.tags.set_version(version, CONSOLE_TAG, console)
         self.tags.set_model("agent.gated", "true")
         self.show_rules()
         self.show(version)
@@ -68,6 +72,13 @@ class Desk(RequestDesk, MoveDesk):
     def submit(self, version: int, found: list[EvidenceRecord]) -> None:
         """Record verified evidence about a version."""
         self.known(version)
+        revoked = self.records.revocations(self.gate.name)
+        for item in found:
+            if item.run_id in revoked:
+                raise RequestError(
+                    f"the evidence of run {item.run_id} was {revoked[item.run_id]}",
+                    hint="Evaluate again.",
+                )
         for item in found:
             self.records.add_evidence(self.gate.name, item, self.caller)
             self.audit(
@@ -79,7 +90,49 @@ class Desk(RequestDesk, MoveDesk):
                 results_digest=item.results_digest,
                 run_id=item.run_id,
             )
-            self.tags.set_version(version, f"agent.evidence.{item.suite}", item.run_id)
+            kind = "" if item.suite.startswith(LOAD_PREFIX) else "evidence."
+            self.tags.set_version(
+                version, f"agent.{kind}{item.suite.replace(':', '.')}", item.run_id
+            )
+        self.show(version)
+
+    def revoke_evidence(self, version: int, run_id: str, *, by: Actor, reason: str) -> None:
+        """Let the evidence of a run count no more, about any version of this model."""
+        record = self.known(version)
+        self.needs_role(by, self.gate.rules.reviewer_role, "revoke evidence")
+        if not self.records.has_evidence(self.gate.name, record.agent_digest, run_id):
+            raise RequestError(f"there is no evidence of run {run_id} about version {version}")
+        if run_id in self.records.revocations(self.gate.name):
+            raise RequestError(f"the evidence of run {run_id} is revoked already")
+        self.records.revoke_evidence(self.gate.name, run_id, by=by, reason=reason)
+        self.audit(
+            AuditKind.EVIDENCE_REVOKED,
+            by=by,
+            version=version,
+            agent_digest=record.agent_digest,
+            run_id=run_id,
+            reason=reason,
+        )
+        self.tags.set_version(
+            version, "agent.revoked", f"evidence of run {run_id}, by {by.user}: {reason}"[:1000]
+        )
+        self.show(version)
+
+    def report_drift(self, version: int, report: EvidenceRecord) -> None:
+        """Record a drift report about a version."""
+        self.known(version)
+        self.records.add_evidence(self.gate.name, report, self.caller)
+        self.audit(
+            AuditKind.DRIFT_DETECTED
+            if report.envelope["word"] == "drift"
+            else AuditKind.EVIDENCE_RECORDED,
+            version=version,
+            agent_digest=report.agent_digest,
+            suite=report.suite,
+            results_digest=report.results_digest,
+            run_id=report.run_id,
+            word=report.envelope["word"],
+        )
         self.show(version)
 
     def end_epoch(self) -> None:

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from mlflow_agent_plugin.entities import Actor
+from mlflow_agent_plugin.entities import Actor, utc_now
 from mlflow_agent_plugin.errors import AgentError, GateRefusedError, RequestError
 from mlflow_agent_plugin.package.diff import diff
+from mlflow_agent_plugin.package.slots import Slot
 from mlflow_agent_plugin.registry.caller import acting
 from mlflow_agent_plugin.registry.gate import evaluate
 from mlflow_agent_plugin.registry.gathering import Candidate, Keys, gather
 from mlflow_agent_plugin.registry.pointers import Pointers
 from mlflow_agent_plugin.registry.records import Gate, Records, VersionRecord
 from mlflow_agent_plugin.registry.report import GateReport
-from mlflow_agent_plugin.registry.slots import Slot
 from mlflow_agent_plugin.registry.tags import TagBoard
 from mlflow_agent_plugin.registry.transaction import Transaction
 from mlflow_agent_plugin.registry.vault import Vault
+from mlflow_agent_plugin.registry.webhooks import EVENT_TAG, TOLD, Announcement
 from mlflow_agent_plugin.trust.audit import AuditKind
 
 BUNDLE = "agent"
@@ -40,6 +42,7 @@ class Context:
         keys: Whose signatures count.
         tags: Writes the registry's own tags.
         move: Changes MLflow's rows so that a slot points to a version; `version` None empties it.
+        told: What webhooks are told once the transaction is committed.
     """
 
     transaction: Transaction
@@ -51,6 +54,7 @@ class Context:
     keys: Keys
     tags: TagBoard
     move: Callable[[Slot, int | None], Any]
+    told: list[Announcement]
 
     def protected(self, slot: Slot) -> bool:
         """Return True if the stored rules protect `slot`."""
@@ -64,6 +68,22 @@ class Context:
             if self.pointers.of(slot) == version
             or (not slot.is_alias and version in self.pointers.in_stage(slot.name))
         ]
+
+    @contextmanager
+    def unmoved(self) -> Iterator[None]:
+        """Refuse what MLflow does inside if a protected slot points elsewhere afterwards.
+
+        Whatever a call was taken for: databases differ in which names they take for equal.
+        """
+        before = {slot: self.pointers.of(slot) for slot in self.gate.rules.slots()}
+        yield
+        for slot, version in before.items():
+            now = self.pointers.of(slot)
+            if now != version:
+                raise GateRefusedError(
+                    f"this would make {slot} point to version {now} past the gate",
+                    hint="Promote the version, or use a name that is less like a protected one.",
+                )
 
     def examine(self, slot: Slot, version: int) -> tuple[GateReport, Candidate]:
         """Return the gate's report about `version` before `slot`."""
@@ -106,18 +126,19 @@ class Context:
     def show_difference(self, version: int, slot: Slot) -> None:
         """Write what the version changes against the incumbent into a tag, for reviewers."""
         incumbent = self.pointers.of(slot)
-        records = [
+        old, new = (
             None if number is None else self.records.version(self.gate, number)
             for number in (incumbent, version)
-        ]
-        folders = [
-            None if item is None else self.vault.folder(item.content_digest) for item in records
-        ]
-        if folders[0] is None or folders[1] is None:
+        )
+        if old is None or new is None:
             text = "there is no incumbent to compare with here"
         else:
             try:
-                text = diff(folders[0] / BUNDLE, folders[1] / BUNDLE).to_text()
+                with (
+                    self.vault.opened(old.content_digest) as before,
+                    self.vault.opened(new.content_digest) as after,
+                ):
+                    text = diff(before / BUNDLE, after / BUNDLE).to_text()
             except AgentError as error:
                 text = f"cannot be shown: {error.problem}"
         self.tags.set_version(version, slot.tag_key("agent.diff"), text)
@@ -131,6 +152,14 @@ class Context:
             text = json.dumps(entries, ensure_ascii=False)
         self.tags.set_model(slot.tag_key("agent.history"), text)
 
+    def show_statement(self, slot: Slot, version: int) -> None:
+        """Write the signed statement by which loaders of `slot` accept the version."""
+        statement = self.records.statement(self.gate.name, str(slot))
+        if statement is not None:
+            self.tags.set_version(
+                version, slot.tag_key("agent.promotion"), json.dumps(statement, sort_keys=True)
+            )
+
     def show_slot(self, slot: Slot) -> None:
         """Write what a slot points to into a tag of the model."""
         version = self.pointers.of(slot)
@@ -143,11 +172,32 @@ class Context:
         text = "nothing" if version is None else f"version {version}"
         self.tags.set_model(slot.tag_key("agent.slot"), f"{text}{since}"[:1000])
 
+    def show_emergencies(self) -> None:
+        """Mark the model, and each version a slot points to past the gate, while that is so."""
+        notes: dict[int, list[str]] = {}
+        for slot in self.gate.rules.slots():
+            last = self.records.last_change(self.gate.name, str(slot))
+            if last is not None and last.kind == "emergency" and last.version is not None:
+                notes.setdefault(last.version, []).append(
+                    f"EMERGENCY: {slot} points to version {last.version} past the gate, "
+                    f"by {last.actor}: {last.reason}"
+                )
+        for version in self.tags.versions_with("agent.emergency") - set(notes):
+            self.tags.drop_version(version, "agent.emergency")
+        for version, texts in notes.items():
+            self.tags.set_version(version, "agent.emergency", "; ".join(texts)[:1000])
+        if notes:
+            every = [text for _, texts in sorted(notes.items()) for text in texts]
+            self.tags.set_model("agent.emergency", "; ".join(every)[:1000])
+        else:
+            self.tags.drop_model("agent.emergency")
+
     def show_rules(self) -> None:
         """Write which rules count into a tag of the model."""
         self.tags.set_model(
             "agent.rules.current", f"revision {self.gate.revision}, {self.gate.rules.digest()}"
         )
+        self.tags.set_model("agent.slots", json.dumps(self.records.signed_slots(self.gate)))
         for slot in self.gate.rules.slots():
             self.show_slot(slot)
 
@@ -184,16 +234,29 @@ class Context:
         )
 
     def audit(self, kind: AuditKind, *, by: Actor | None = None, **data: Any) -> None:
-        """Append an audit event that exists only if the transaction commits."""
+        """Append an audit event, and tell webhooks, if the transaction commits."""
         body: Mapping[str, Any] = {key: value for key, value in data.items() if value is not None}
+        actor = by or self.caller
         self.transaction.append(
             kind,
-            actor=by or self.caller,
+            actor=actor,
             model=self.gate.name,
             workspace=self.records.workspace,
             epoch=self.gate.epoch,
             **body,
         )
+        version = data.get("version")
+        if kind in TOLD and isinstance(version, int) and self.pointers.exists(version):
+            event = {
+                "event": kind.value,
+                "at": utc_now().isoformat(timespec="seconds"),
+                "by": actor.user,
+                "verified": actor.verified,
+                **body,
+            }
+            value = json.dumps(event, ensure_ascii=False, sort_keys=True)
+            self.tags.set_version(version, EVENT_TAG, value)
+            self.told.append(Announcement(version, value))
 
 
 def same_person(a: str, b: str | None) -> bool:

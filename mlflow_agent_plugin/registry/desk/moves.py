@@ -6,16 +6,16 @@ one version: the one before is archived. A version leaves a protected stage only
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from mlflow_agent_plugin.entities import Actor
 from mlflow_agent_plugin.errors import GateRefusedError, RequestError
+from mlflow_agent_plugin.package.slots import STAGES, Slot
+from mlflow_agent_plugin.registry.commands import APPLIED_TAG
 from mlflow_agent_plugin.registry.desk.context import Context
 from mlflow_agent_plugin.registry.facts import GateFacts
 from mlflow_agent_plugin.registry.records import HistoryEntry, VersionRecord
 from mlflow_agent_plugin.registry.report import GateReport
-from mlflow_agent_plugin.registry.slots import STAGES, Slot
 from mlflow_agent_plugin.trust.audit import AuditKind
 
 VALID_KINDS = frozenset({"promoted", "rolled_back"})
@@ -25,15 +25,16 @@ VALID_KINDS = frozenset({"promoted", "rolled_back"})
 class MoveDesk(Context):
     """Promotes, rolls back, overrides and retires."""
 
-    def promote(self, version: int, slot: Slot) -> Any:
+    def promote(self, version: int, slot: Slot, *, by: Actor | None = None) -> Any:
         """Point `slot` to `version` if the gate opens; return what MLflow's method returns.
 
         Raises:
-            GateRefusedError: With the report.
+            GateRefusedError: With the report; nothing was changed.
         """
         if self.pointers.of(slot) == version and (
             slot.is_alias or self.pointers.in_stage(slot.name) == [version]
         ):
+            self.show_statement(slot, version)  # signed anew, by the key of today
             return self.move(slot, version)  # nothing changes
         report, candidate = self.examine(slot, version)
         if not report.passed:
@@ -43,7 +44,7 @@ class MoveDesk(Context):
             slot,
             version,
             "promoted",
-            by=self.caller,
+            by=by or self.caller,
             reason="" if request is None else request.comment,
             report=report,
             record=candidate.record,
@@ -97,11 +98,6 @@ class MoveDesk(Context):
             report=report,
             record=candidate.record,
         )
-        note = (
-            f"EMERGENCY: {slot} points to version {version} past the gate, by {by.user}: {reason}"
-        )
-        self.tags.set_version(version, "agent.emergency", note[:1000])
-        self.tags.set_model("agent.emergency", note[:1000])
 
     def retire(self, slot: Slot, *, by: Actor, reason: str) -> None:
         """Make `slot` point to nothing: its consumers get an error from now on."""
@@ -116,6 +112,7 @@ class MoveDesk(Context):
         )
         self.audit(AuditKind.SLOT_EMPTIED, by=by, version=version, slot=str(slot), reason=reason)
         self.show_slot(slot)
+        self.show_emergencies()
 
     def leave(self, slot: Slot) -> None:
         """Note that a version went from `slot` to another slot that opened for it."""
@@ -174,6 +171,7 @@ class MoveDesk(Context):
             self.leave(other)
         if request_id is not None:
             request = self.records.request(self.gate, version, str(slot))
+            self.tags.drop_version(version, slot.tag_key(APPLIED_TAG))
             if request is not None and request.state == "open":
                 self.records.close_request(
                     request.request_id, "executed", by=by, reason=f"{slot} points to it"
@@ -190,17 +188,12 @@ class MoveDesk(Context):
             content_digest=None if record is None else record.content_digest,
             report=report.summary(),
         )
-        self.tags.set_version(
-            version,
-            slot.tag_key("agent.promotion"),
-            json.dumps(self.records.statement(self.gate.name, str(slot)), sort_keys=True),
-        )
+        self.show_statement(slot, version)
         self.show_slot(slot)
         for each in {before, version} - {None}:
             if each is not None and self.records.version(self.gate, each) is not None:
                 self.show(each)
-        if kind != "emergency":
-            self.tags.drop_model("agent.emergency")
+        self.show_emergencies()
         return result
 
     def _earlier(self, slot: Slot, version: int | None) -> HistoryEntry:

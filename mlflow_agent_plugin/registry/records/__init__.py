@@ -6,12 +6,13 @@ plain dataclasses; a row whose seal does not fit raises `IntegrityError` instead
 
 from __future__ import annotations
 
-from mlflow_agent_plugin.registry.records.evidence import EvidenceRows
+from mlflow_agent_plugin.registry.records.evidence import DRIFT_PREFIX, LOAD_PREFIX, EvidenceRows
 from mlflow_agent_plugin.registry.records.gates import GateRows
 from mlflow_agent_plugin.registry.records.history import HistoryRows
 from mlflow_agent_plugin.registry.records.requests import RequestRows
 from mlflow_agent_plugin.registry.records.rows import (
     AnswerRecord,
+    CommentRecord,
     EvidenceRecord,
     Gate,
     HistoryEntry,
@@ -20,7 +21,10 @@ from mlflow_agent_plugin.registry.records.rows import (
 )
 
 __all__ = [
+    "DRIFT_PREFIX",
+    "LOAD_PREFIX",
     "AnswerRecord",
+    "CommentRecord",
     "EvidenceRecord",
     "Gate",
     "HistoryEntry",

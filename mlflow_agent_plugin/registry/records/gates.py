@@ -15,6 +15,7 @@ from mlflow_agent_plugin.registry.facts import PolicyTestsFact
 from mlflow_agent_plugin.registry.records.base import Rows
 from mlflow_agent_plugin.registry.records.rows import Gate, VersionRecord
 from mlflow_agent_plugin.registry.rules import GateRules, stored_rules
+from mlflow_agent_plugin.trust.evidence import sign_slots
 
 
 class GateRows(Rows):
@@ -46,6 +47,17 @@ class GateRows(Rows):
             .values(row)
         )
         return Gate(gate.name, epoch, rules, gate.revision + 1)
+
+    def signed_slots(self, gate: Gate) -> dict[str, Any]:
+        """Return the registry's signed word which slots of a model it protects."""
+        return sign_slots(
+            workspace=self.workspace,
+            name=gate.name,
+            revision=gate.revision,
+            rules_digest=gate.rules.digest(),
+            protected=[str(slot) for slot in gate.rules.slots()],
+            key=self._sealer.key,
+        )
 
     def _gate_row(
         self, name: str, epoch: int, rules: GateRules, revision: int, by: Actor

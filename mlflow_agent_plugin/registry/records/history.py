@@ -14,9 +14,11 @@ from mlflow_agent_plugin.errors import IntegrityError
 from mlflow_agent_plugin.registry import tables
 from mlflow_agent_plugin.registry.records.base import Rows
 from mlflow_agent_plugin.registry.records.rows import Gate, HistoryEntry, VersionRecord
-from mlflow_agent_plugin.registry.seal import shorten
+from mlflow_agent_plugin.trust.evidence import Promotion, sign_promotion
 
 GENESIS = "sha256:" + "0" * 64
+STANDING = frozenset({"promoted", "rolled_back", "emergency"})
+"""Kinds of entries after which a slot points to a version by the registry's doing."""
 
 
 class HistoryRows(Rows):
@@ -91,9 +93,26 @@ class HistoryRows(Rows):
         return _entry(row)
 
     def statement(self, name: str, slot: str) -> dict[str, Any] | None:
-        """Return the latest entry with its seal, as `proof.check_statement` reads it."""
+        """Return the registry's signed word about what a slot points to; None if to nothing."""
         row = self._last_row(name, slot)
-        return None if row is None else shorten(row)
+        if row is None or row["kind"] not in STANDING or row["content_digest"] is None:
+            return None
+        return sign_promotion(
+            Promotion(
+                workspace=self.workspace,
+                name=name,
+                slot=slot,
+                version=row["version"],
+                kind=row["kind"],
+                number=row["number"],
+                content_digest=row["content_digest"],
+                agent_digest=row["agent_digest"],
+                actor=row["actor"],
+                verified=bool(row["verified"]),
+                at=datetime.fromisoformat(row["at"]),
+            ),
+            self._sealer.key,
+        )
 
     def _last_row(self, name: str, slot: str) -> dict[str, Any] | None:
         table = tables.history

@@ -13,7 +13,12 @@ from sqlalchemy import insert, update
 from mlflow_agent_plugin.entities import Actor
 from mlflow_agent_plugin.registry import tables
 from mlflow_agent_plugin.registry.records.base import Rows
-from mlflow_agent_plugin.registry.records.rows import AnswerRecord, Gate, RequestRecord
+from mlflow_agent_plugin.registry.records.rows import (
+    AnswerRecord,
+    CommentRecord,
+    Gate,
+    RequestRecord,
+)
 
 REQUEST_DAYS = 14
 """Age at which an open request counts as expired."""
@@ -49,9 +54,16 @@ class RequestRows(Rows):
         return [request for request in found if request.state == "open"]
 
     def open_request(
-        self, gate: Gate, version: int, slot: str, *, by: Actor, comment: str
+        self,
+        gate: Gate,
+        version: int,
+        slot: str,
+        *,
+        by: Actor,
+        comment: str,
+        applies: bool,
     ) -> RequestRecord:
-        """Open a request."""
+        """Open a request; `applies`: the approval that completes it moves the slot."""
         table = tables.requests
         rows = self._all(
             table,
@@ -81,6 +93,9 @@ class RequestRows(Rows):
             },
         )
         self.connection.execute(insert(table), row)
+        if applies:
+            told = {"request_id": row["request_id"], "at": self.now.isoformat()}
+            self.connection.execute(insert(tables.applies), self._sealed(tables.applies, told))
         return self._request(row)
 
     def close_request(self, request_id: str, state: str, *, by: Actor, reason: str) -> None:
@@ -129,6 +144,37 @@ class RequestRows(Rows):
         )
         self.connection.execute(insert(tables.answers), row)
 
+    def comments(self, request_id: str) -> list[CommentRecord]:
+        """Return what people said about a request, oldest first."""
+        table = tables.comments
+        rows = self._all(table, table.c.request_id == request_id, order=table.c.at, workspace=False)
+        for row in rows:
+            self._sealer.check(table.name, row)
+        return [
+            CommentRecord(
+                user=row["user_name"],
+                verified=bool(row["verified"]),
+                comment=row["comment"],
+                at=datetime.fromisoformat(row["at"]),
+            )
+            for row in rows
+        ]
+
+    def add_comment(self, request_id: str, *, by: Actor, comment: str) -> None:
+        """Record what a person said about a request."""
+        row = self._sealed(
+            tables.comments,
+            {
+                "comment_id": uuid.uuid4().hex,
+                "request_id": request_id,
+                "user_name": by.user,
+                "verified": int(by.verified),
+                "comment": comment,
+                "at": self.now.isoformat(),
+            },
+        )
+        self.connection.execute(insert(tables.comments), row)
+
     def _request(self, row: Mapping[str, Any]) -> RequestRecord:
         self._sealer.check(tables.requests.name, row)
         state = str(row["state"])
@@ -144,4 +190,12 @@ class RequestRows(Rows):
             requested_by=row["requested_by"],
             comment=row["comment"],
             reason=row["reason"] or "",
+            applies=self._applies(row["request_id"]),
         )
+
+    def _applies(self, request_id: str) -> bool:
+        table = tables.applies
+        row = self._one(table, table.c.request_id == request_id, workspace=False)
+        if row is not None:
+            self._sealer.check(table.name, row)
+        return row is not None

@@ -41,7 +41,15 @@ class VersionRecord:
 
 @dataclass(frozen=True)
 class EvidenceRecord:
-    """One signed evaluation as it was submitted; `packed` is its results table, compressed."""
+    """One piece of evidence as it was submitted.
+
+    Attributes:
+        suite: Suite; or ``load:`` and the profile, ``drift:`` and the window of traffic.
+        packed: Its table, compressed.
+        recorded_at: When it was recorded, None before.
+        recorded_by: By whom, likewise.
+        revoked: Who revoked the run's evidence and why, None if nobody did.
+    """
 
     evidence_id: str
     agent_digest: str
@@ -52,11 +60,14 @@ class EvidenceRecord:
     evaluated_at: datetime
     envelope: Mapping[str, Any]
     packed: bytes
+    recorded_at: datetime | None = None
+    recorded_by: str = ""
+    revoked: str | None = None
 
 
 @dataclass(frozen=True)
 class RequestRecord:
-    """One promotion request."""
+    """One promotion request; `applies`: the approval that completes it moves the slot."""
 
     request_id: str
     version: int
@@ -66,6 +77,7 @@ class RequestRecord:
     requested_by: str
     comment: str
     reason: str
+    applies: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,6 +89,20 @@ class AnswerRecord:
     roles: frozenset[str]
     subject: str
     at: datetime
+
+
+@dataclass(frozen=True)
+class CommentRecord:
+    """What one person said about a request."""
+
+    user: str
+    verified: bool
+    comment: str
+    at: datetime
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-ready dictionary."""
+        return {**vars(self), "at": self.at.isoformat()}
 
 
 @dataclass(frozen=True)

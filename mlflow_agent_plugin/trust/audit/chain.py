@@ -15,22 +15,21 @@ Rules:
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from enum import Enum
+from json.encoder import encode_basestring_ascii as _quote
 from typing import Any
 
-from mlflow_agent_plugin.entities import sha256_digest
-from mlflow_agent_plugin.trust.spelling import plain
+from mlflow_agent_plugin.entities import Actor, sha256_digest
+from mlflow_agent_plugin.trust.spelling import plain, spell_field
 
 FORMAT = "mlflow-agents/audit/v1"
 MAX_BODY_BYTES = 64 * 1024
 
 # Made once: `json.dumps` makes a new encoder for every call with settings of its own.
-_FIELDS = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":"))
 _BODY = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":"), sort_keys=True)
 
 HEADER_FIELDS = (
@@ -55,7 +54,9 @@ class AuditKind(str, Enum):
     TOOL_CALL_STARTED = "tool_call_started"
     TOOL_CALL_FINISHED = "tool_call_finished"
     APPROVAL_REQUESTED = "approval_requested"
+    APPROVAL_CLAIMED = "approval_claimed"
     APPROVAL_ANSWERED = "approval_answered"
+    APPROVAL_EDITED = "approval_edited"
     REQUEST_ANSWERED = "request_answered"
     PROMOTION_REQUESTED = "promotion_requested"
     PROMOTION_ANSWERED = "promotion_answered"
@@ -66,8 +67,17 @@ class AuditKind(str, Enum):
     SLOT_EMPTIED = "slot_emptied"
     GATE_RULES_CHANGED = "gate_rules_changed"
     EVIDENCE_RECORDED = "evidence_recorded"
+    EVIDENCE_REVOKED = "evidence_revoked"
     DRIFT_DETECTED = "drift_detected"
     RETRAIN_STARTED = "retrain_started"
+    TRIGGER_DECIDED = "trigger_decided"
+    ROLLOUT_STARTED = "rollout_started"
+    ROLLOUT_DECIDED = "rollout_decided"
+    ROLLOUT_INCIDENT = "rollout_incident"
+    ROLLOUT_REGISTRY = "rollout_registry"
+    DEPLOYMENT_CHANGED = "deployment_changed"
+    SWITCH_STOPPED = "switch_stopped"
+    SWITCH_STARTED = "switch_started"
     UNSAFE_OVERRIDE = "unsafe_override"
 
 
@@ -132,19 +142,32 @@ def event_hash(header: Mapping[str, Any], body: str, prev_hash: str) -> str:
         body: The body's exact text.
         prev_hash: Hash of the writer's event before, or `genesis`.
     """
-    # A list of strings, integers and nulls: compact JSON spells it one way only, and quickly.
-    fields = [FORMAT, *(header[name] for name in HEADER_FIELDS), body, prev_hash]
-    text = _FIELDS.encode(fields)
-    return "sha256:" + hashlib.sha256(text.encode("ascii")).hexdigest()
+    return hash_fields([*(header[name] for name in HEADER_FIELDS), body, prev_hash])
+
+
+def hash_fields(fields: Iterable[str | int | None], *, form: str = FORMAT) -> str:
+    """Return the hash of a list of strings, whole numbers and nulls, as compact ASCII JSON.
+
+    Source: the JSON encoder of the standard library; spelled out here because making its encoder
+    for every call costs more than the rest.
+    """
+    return sha256_digest(f"[{_join((form, *fields))}]".encode("ascii"))
+
+
+def _join(fields: Iterable[str | int | None]) -> str:
+    parts = [
+        "null" if value is None else str(value) if isinstance(value, int) else _quote(value)
+        for value in fields
+    ]
+    return ",".join(parts)
 
 
 def checkpoint_hash(
     *, number: int, writer: str, seq: int, head_hash: str, ts: str, key_id: str, prev_hash: str
 ) -> str:
     """Return the hash of one checkpoint; its ASCII bytes are what the key signs."""
-    fields = [f"{FORMAT}/checkpoint", number, writer, seq, head_hash, ts, key_id, prev_hash]
-    text = _FIELDS.encode(fields)
-    return "sha256:" + hashlib.sha256(text.encode("ascii")).hexdigest()
+    fields = (number, writer, seq, head_hash, ts, key_id, prev_hash)
+    return hash_fields(fields, form=f"{FORMAT}/checkpoint")
 
 
 def encode_signature(signature: bytes) -> str:
@@ -160,12 +183,21 @@ def decode_signature(text: str) -> bytes | None:
         return None
 
 
-def spell_body(body: Mapping[str, Any]) -> str:
-    """Return the body's text: JSON, whatever the values are."""
+def spell_fields(fields: Mapping[str, Any]) -> dict[str, str]:
+    """Return each field of a body as JSON text, whatever the values are."""
+    return {name: _spell(value) for name, value in fields.items()}
+
+
+def _spell(value: Any) -> str:
     try:
-        text = _BODY.encode(body)
+        return _BODY.encode(value)
     except (ValueError, TypeError, RecursionError):
-        text = _BODY.encode(plain(body))
+        return _BODY.encode(plain(value))
+
+
+def spell_body(fields: Mapping[str, str]) -> str:
+    """Return the body's text, made of what `spell_fields` gave."""
+    text = "{" + ",".join([f"{_quote(name)}:{fields[name]}" for name in sorted(fields)]) + "}"
     if len(text) <= MAX_BODY_BYTES:
         return text
     short = {
@@ -173,6 +205,50 @@ def spell_body(body: Mapping[str, Any]) -> str:
         "bytes": len(text),
         "sha256": sha256_digest(text.encode("ascii")),
         "starts": text[:2000],
-        "fields": sorted(str(key)[:100] for key in body)[:100],
+        "fields": sorted(name[:100] for name in fields)[:100],
     }
     return _BODY.encode(short)
+
+
+class AuditSubject:
+    """What events are about; spelled once, for all the events of one tool call.
+
+    Args:
+        actor: The user, or his name. An `Actor` goes into the body too, and gives the tenant.
+        **body: Fields that stand in the body of every event.
+
+    Attributes:
+        columns: The last six of `HEADER_FIELDS`.
+        body: Fields of the body as JSON texts.
+    """
+
+    def __init__(
+        self,
+        *,
+        request_id: object = None,
+        session_id: object = None,
+        tenant: object = None,
+        actor: Actor | object = None,
+        agent: object = None,
+        agent_digest: object = None,
+        **body: Any,
+    ) -> None:
+        if isinstance(actor, Actor):
+            tenant = actor.tenant if tenant is None else tenant
+            body["actor"] = actor.to_dict()
+            actor = actor.user
+        about = (request_id, session_id, tenant, actor, agent, agent_digest)
+        self.columns = tuple(map(spell_field, about))
+        self._hashed = _join(self.columns)
+        self.body = spell_fields(body)
+
+    def event_hash(self, own: tuple[str, int, str, str], body: str, prev_hash: str) -> str:
+        """Return the hash of an event about this, the one that `event_hash` gives.
+
+        Args:
+            own: Writer, sequence number, time and kind: the first four of `HEADER_FIELDS`.
+            body: The body's exact text.
+            prev_hash: Hash of the writer's event before, or `genesis`.
+        """
+        text = f"[{_join((FORMAT, *own))},{self._hashed},{_quote(body)},{_quote(prev_hash)}]"
+        return sha256_digest(text.encode("ascii"))

@@ -6,6 +6,8 @@ Rules:
 - `transaction` writes events and other rows of the store together: both or neither.
 - Signed checkpoints are written with a writer's first event, then every `checkpoint_every` events
   or `checkpoint_seconds`, whichever comes first, and on `close`.
+- A chain has one user at a time. Threads that write at once write chains of their own: none waits
+  for another's commit.
 - After a fork, or when a commit's fate is unknown, a log goes on as a new writer: a chain never
   branches.
 
@@ -27,8 +29,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, insert, select, text
 
-from mlflow_agent_plugin.entities import Actor, Clock, utc_now
+from mlflow_agent_plugin.entities import Clock, utc_now
 from mlflow_agent_plugin.errors import StoreError
+from mlflow_agent_plugin.store.driver import DriverStatement
 from mlflow_agent_plugin.store.engine import Store
 from mlflow_agent_plugin.store.tables import audit_checkpoints, audit_events
 from mlflow_agent_plugin.trust.audit.chain import (
@@ -36,24 +39,24 @@ from mlflow_agent_plugin.trust.audit.chain import (
     HEADER_FIELDS,
     AuditEvent,
     AuditKind,
+    AuditSubject,
     checkpoint_hash,
     encode_signature,
-    event_hash,
     genesis,
     spell_body,
+    spell_fields,
     timestamp,
 )
 from mlflow_agent_plugin.trust.audit.verification import AuditAnchor, AuditVerification
 from mlflow_agent_plugin.trust.audit.verify import verify_audit
 from mlflow_agent_plugin.trust.keys import KeyPurpose, KeyStore, SigningKey
-from mlflow_agent_plugin.trust.spelling import spell_field
 
 _CHECKPOINT_LOCK = 0x617564697400  # PostgreSQL: one checkpoint at a time; any fixed number
 
 
 @dataclass
 class _Writer:
-    """Where a writer's chain stands; changed only under the log's lock, after a commit."""
+    """Where a writer's chain stands; one transaction at a time holds it."""
 
     name: str
     seq: int
@@ -65,6 +68,9 @@ class _Writer:
     def new(cls) -> _Writer:
         name = uuid.uuid4().hex
         return cls(name=name, seq=0, head=genesis(name), sealed_seq=0, sealed_at=None)
+
+    def copy(self) -> _Writer:
+        return _Writer(self.name, self.seq, self.head, self.sealed_seq, self.sealed_at)
 
 
 class AuditTransaction:
@@ -78,42 +84,44 @@ class AuditTransaction:
         self.connection = connection
         self._writer = writer
         self._clock = clock
+        self._rows: list[tuple[Any, ...]] = []
 
-    def append(self, kind: AuditKind | str, **data: Any) -> str:
+    def append(
+        self, kind: AuditKind | str, subject: AuditSubject | None = None, /, **data: Any
+    ) -> str:
         """Add one event; arguments and result as `AuditLog.append`.
 
         The event exists only if the transaction commits.
+
+        Args:
+            kind: What happened.
+            subject: What it is about, spelled already; then `data` is only what its body lacks.
+            **data: As for `AuditLog.append`.
         """
-        actor = data.pop("actor", None)
-        if isinstance(actor, Actor):
-            data.setdefault("tenant", actor.tenant)
-            data["actor"] = actor.to_dict()
-            actor = actor.user
+        if subject is None:
+            subject = AuditSubject(**data)
+            fields = subject.body
+        else:
+            fields = subject.body | spell_fields(data)
         writer = self._writer
-        header: dict[str, Any] = {
-            "writer": writer.name,
-            "seq": writer.seq + 1,
-            "ts": timestamp(self._clock()),
-            "kind": AuditKind(kind).value,
-            "request_id": spell_field(data.pop("request_id", None)),
-            "session_id": spell_field(data.pop("session_id", None)),
-            "tenant": spell_field(data.pop("tenant", None)),
-            "actor": spell_field(actor),
-            "agent": spell_field(data.pop("agent", None)),
-            "agent_digest": spell_field(data.pop("agent_digest", None)),
-        }
-        body = spell_body(data)
-        own_hash = event_hash(header, body, writer.head)
-        row = {**header, "body": body, "prev_hash": writer.head, "hash": own_hash}
-        statement = _INSERT_EVENT[self.connection.dialect.name]
-        self.connection.exec_driver_sql(statement, tuple(row[name] for name in _EVENT_COLUMNS))
+        own = (writer.name, writer.seq + 1, timestamp(self._clock()), AuditKind(kind).value)
+        body = spell_body(fields)
+        own_hash = subject.event_hash(own, body, writer.head)
+        self._rows.append((*own, *subject.columns, body, writer.head, own_hash))
         writer.seq += 1
         writer.head = own_hash
         return f"{writer.name}-{writer.seq}"
 
+    def write(self) -> None:
+        """Write the rows of what was appended; the log does, at the end of the transaction."""
+        while self._rows:
+            rows, self._rows = self._rows[:_ROWS_AT_ONCE], self._rows[_ROWS_AT_ONCE:]
+            insert_rows = _INSERT_EVENTS[len(rows) - 1]
+            insert_rows.run(self.connection, [value for row in rows for value in row])
+
 
 class AuditLog:
-    """The audit of a store, as one writer sees it.
+    """The audit of a store, as one process writes and sees it.
 
     Args:
         store: Where it is kept.
@@ -137,9 +145,13 @@ class AuditLog:
         self._key = key
         self._checkpoint_every = checkpoint_every
         self._checkpoint_seconds = checkpoint_seconds
-        self._lock = threading.Lock()
-        self._writer = _Writer.new()
+        self._renew()
         _logs.add(self)
+
+    @property
+    def store(self) -> Store:
+        """Where the audit is kept."""
+        return self._store
 
     def append(self, kind: AuditKind | str, **data: Any) -> str:
         """Record one event, durably.
@@ -168,35 +180,46 @@ class AuditLog:
             RuntimeError: This thread already runs a write transaction of the store.
         """
         if self._store.is_writing:
-            # Checked before the lock: waiting for it here could wait for ourselves.
+            # Checked before a writer is taken: a transaction in a transaction would branch a chain.
             raise RuntimeError("nested transaction: use the append() of the open audit transaction")
-        with self._lock:
-            writer = self._writer
-            draft = _Writer(**vars(writer))
-            in_body = True
-            try:
-                with self._store.begin() as connection:
-                    yield AuditTransaction(connection, draft, self._clock)
-                    in_body = False
-                    if draft.seq != writer.seq and self._is_due(draft):
-                        self._seal(connection, draft)
-                self._writer = draft
-            except BaseException:
-                if not in_body:
-                    # The commit may or may not have reached the database. Another event with the
-                    # same number could branch the chain: go on as somebody else.
-                    self._writer = _Writer.new()
-                raise
+        writer = self._take()
+        draft = writer.copy()
+        keep: _Writer | None = writer
+        in_body = True
+        others: list[_Writer] = []
+        try:
+            with self._store.begin() as connection:
+                transaction = AuditTransaction(connection, draft, self._clock)
+                yield transaction
+                transaction.write()
+                in_body = False
+                if draft.seq != writer.seq and self._is_due(draft):
+                    others = [idle.copy() for idle in self._take_unsealed()]
+                    for due in (draft, *others):
+                        self._seal(connection, due)
+            keep = draft
+        except BaseException:
+            if not in_body:
+                # The commit may or may not have reached the database. Another event with the same
+                # number could branch the chain: these writers never write again.
+                keep, others = None, []
+            raise
+        finally:
+            self._give_back(*others, *([] if keep is None else [keep]))
 
     def checkpoint(self) -> None:
-        """Seal the chain up to the last event, if there is anything new to seal."""
-        with self._lock:
-            draft = _Writer(**vars(self._writer))
-            if draft.seq == draft.sealed_seq:
-                return
-            with self._store.begin() as connection:
+        """Seal every chain up to its last event, where there is anything new to seal.
+
+        Chains that other threads are writing to at this moment are left to them.
+        """
+        unsealed = self._take_unsealed()
+        if not unsealed:
+            return
+        drafts = [writer.copy() for writer in unsealed]
+        with self._store.begin() as connection:
+            for draft in drafts:
                 self._seal(connection, draft)
-            self._writer = draft
+        self._give_back(*drafts)
 
     def close(self) -> None:
         """Seal the chain; the store stays open."""
@@ -241,26 +264,46 @@ class AuditLog:
             query = query.limit(limit)
         with self._store.read() as connection:
             rows: Sequence[Row[Any]] = connection.execute(query).all()
-        return [_event(row) for row in reversed(rows)]
+        return [read_event(row) for row in reversed(rows)]
 
     def verify(
         self, store: Store | None = None, *, anchor: AuditAnchor | None = None
     ) -> AuditVerification:
         """Check the whole audit of `store` (default: this log's own); see `verify_audit`."""
-        keys = KeyStore().trusted_keys(KeyPurpose.AUDIT)
+        known = KeyStore()
+        keys = known.trusted_keys(KeyPurpose.AUDIT)
         if self._key is not None:
             keys[self._key.key_id] = self._key.public_key
-        return verify_audit(store or self._store, trusted_keys=keys, anchor=anchor)
+        return verify_audit(
+            store or self._store,
+            trusted_keys=keys,
+            revoked_keys=known.revoked_keys(KeyPurpose.AUDIT),
+            anchor=anchor,
+        )
 
     def anchor(self) -> AuditAnchor | None:
         """Return the latest checkpoint, to be kept where the store's owner cannot reach it."""
         with self._store.read() as connection:
-            row = _latest_checkpoint(connection)
-        return None if row is None else AuditAnchor(number=int(row.number), hash=str(row.hash))
+            return latest_anchor(connection)
 
     def _renew(self) -> None:
         self._lock = threading.Lock()
-        self._writer = _Writer.new()
+        self._idle: list[_Writer] = []
+
+    def _take(self) -> _Writer:
+        """Take the writer that was used last, or make one: a chain has one user at a time."""
+        with self._lock:
+            return self._idle.pop() if self._idle else _Writer.new()
+
+    def _take_unsealed(self) -> list[_Writer]:
+        with self._lock:
+            found = [writer for writer in self._idle if writer.seq != writer.sealed_seq]
+            self._idle = [writer for writer in self._idle if writer.seq == writer.sealed_seq]
+            return found
+
+    def _give_back(self, *writers: _Writer) -> None:
+        with self._lock:
+            self._idle.extend(writers)
 
     def _is_due(self, writer: _Writer) -> bool:
         if writer.sealed_at is None or writer.seq - writer.sealed_seq >= self._checkpoint_every:
@@ -268,8 +311,8 @@ class AuditLog:
         return (self._clock() - writer.sealed_at).total_seconds() >= self._checkpoint_seconds
 
     def _seal(self, connection: Connection, writer: _Writer) -> None:
-        if self._key is None:
-            self._key = KeyStore().signing_key()
+        # This machine's key is read each time: a process that runs for months follows a rotation.
+        key = self._key or KeyStore().signing_key()
         if connection.dialect.name == "postgresql":
             connection.execute(
                 text("SELECT pg_advisory_xact_lock(:key)"), {"key": _CHECKPOINT_LOCK}
@@ -282,11 +325,11 @@ class AuditLog:
             "seq": writer.seq,
             "head_hash": writer.head,
             "ts": timestamp(now),
-            "key_id": self._key.key_id,
+            "key_id": key.key_id,
             "prev_hash": CHECKPOINT_GENESIS if last is None else str(last.hash),
         }
         own_hash = checkpoint_hash(**fields)
-        signature = encode_signature(self._key.sign(own_hash.encode("ascii")))
+        signature = encode_signature(key.sign(own_hash.encode("ascii")))
         connection.execute(
             insert(audit_checkpoints), {**fields, "hash": own_hash, "signature": signature}
         )
@@ -295,15 +338,22 @@ class AuditLog:
 
 
 _EVENT_COLUMNS = (*HEADER_FIELDS, "body", "prev_hash", "hash")
+_ROW = f"({', '.join('?' for _ in _EVENT_COLUMNS)})"
+_ROWS_AT_ONCE = 4
+_INSERT_EVENTS = [
+    DriverStatement(
+        f"INSERT INTO {audit_events.name} ({', '.join(_EVENT_COLUMNS)})"  # noqa: S608 - constants
+        f" VALUES {', '.join([_ROW] * rows)}"
+    )
+    for rows in range(1, _ROWS_AT_ONCE + 1)
+]
+"""Inserts one row, two rows, and so on; a tool's start is two, its decision and itself."""
 
 
-def _insert_event(mark: str) -> str:
-    names, marks = ", ".join(_EVENT_COLUMNS), ", ".join(mark for _ in _EVENT_COLUMNS)
-    return f"INSERT INTO {audit_events.name} ({names}) VALUES ({marks})"  # noqa: S608 - constants
-
-
-# As text: the expression language costs a third of a whole append.
-_INSERT_EVENT = {"sqlite": _insert_event("?"), "postgresql": _insert_event("%s")}
+def latest_anchor(connection: Connection) -> AuditAnchor | None:
+    """Return the store's latest checkpoint as an anchor, None if there is none."""
+    row = _latest_checkpoint(connection)
+    return None if row is None else AuditAnchor(number=int(row.number), hash=str(row.hash))
 
 
 def _latest_checkpoint(connection: Connection) -> Row[Any] | None:
@@ -311,7 +361,12 @@ def _latest_checkpoint(connection: Connection) -> Row[Any] | None:
     return connection.execute(query).first()
 
 
-def _event(row: Row[Any]) -> AuditEvent:
+def read_event(row: Row[Any]) -> AuditEvent:
+    """Return the event in a row of the audit's table.
+
+    Raises:
+        StoreError: Its body is not JSON.
+    """
     values = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's public accessor
     try:
         body = json.loads(values.pop("body"))

@@ -30,13 +30,16 @@ class AuditProblem:
 
     Attributes:
         row: Event id ``<writer>-<seq>``, or ``checkpoint <number>``.
-        position: Row number at or after which it shows; larger than any row for a cut-off tail.
+        position: Row number at or after which it shows; larger than any row for a writer of whom
+            nothing is left.
+        order: Of what is cut off, the first: number of the first checkpoint that misses it.
     """
 
     defect: AuditDefect
     row: str
     message: str
     position: int = AT_END
+    order: int = 0
 
     def __str__(self) -> str:
         return self.message

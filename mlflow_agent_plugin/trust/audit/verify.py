@@ -6,7 +6,9 @@ Detected, with the row named:
 - reordered rows: a writer's row numbers do not grow with its sequence;
 - a rewritten chain with fresh hashes: it misses a signed checkpoint;
 - a cut-off tail that a checkpoint had sealed, a whole writer that is gone, a writer nobody signed;
-- forged, removed or reordered checkpoints; a checkpoint by a revoked or unknown key;
+- forged, removed or reordered checkpoints; a checkpoint by an unknown key, or by a revoked one
+  unless a trusted key signed a later one: who took over vouches for what he found, and nothing
+  before that can be changed any more, not even by the thief of the old key;
 - with an anchor (a checkpoint noted elsewhere): everything cut off before that checkpoint.
 
 Not detected, and why:
@@ -14,12 +16,15 @@ Not detected, and why:
   database and drop its triggers (on sqlite a plain DELETE still shows in the row numbers);
 - the newest checkpoints together with all events they seal can be cut off, unless an anchor from
   after them was kept elsewhere;
+- row numbers can be exchanged between writers as long as each writer's rows stay in order: no chain
+  runs across writers, so what was first among them is for the (hashed) times to say;
 - whoever holds a trusted signing key can write a new history. Keep anchors outside of his reach.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -32,8 +37,8 @@ from mlflow_agent_plugin.trust.audit.chain import (
     HEADER_FIELDS,
     checkpoint_hash,
     decode_signature,
-    event_hash,
     genesis,
+    hash_fields,
 )
 from mlflow_agent_plugin.trust.audit.verification import (
     AT_END,
@@ -45,6 +50,16 @@ from mlflow_agent_plugin.trust.audit.verification import (
 )
 from mlflow_agent_plugin.trust.keys import KeyPurpose, KeyStore, verify_signature
 
+EVENT_COLUMNS = (*HEADER_FIELDS, "body", "prev_hash", "hash", "position")
+"""An event's columns in the order they are hashed, then its hash and its row number."""
+
+_WRITER, _SEQ, _PREVIOUS, _HASH, _POSITION = map(
+    EVENT_COLUMNS.index, ("writer", "seq", "prev_hash", "hash", "position")
+)
+_EVENTS = (
+    f"SELECT {', '.join(EVENT_COLUMNS)} FROM {audit_events.name} "  # noqa: S608 - constants
+    "ORDER BY writer, seq, position"
+)
 _NULLABLE = frozenset(column.name for column in audit_events.columns if column.nullable)
 
 
@@ -52,6 +67,7 @@ def verify_audit(
     store: Store,
     *,
     trusted_keys: Mapping[str, Ed25519PublicKey] | None = None,
+    revoked_keys: Mapping[str, Ed25519PublicKey] | None = None,
     anchor: AuditAnchor | None = None,
 ) -> AuditVerification:
     """Check every event and checkpoint of a store.
@@ -60,25 +76,28 @@ def verify_audit(
         store: The store.
         trusted_keys: Public keys by key id that may sign checkpoints; default: this machine's and
             those it trusts for audit.
+        revoked_keys: Keys whose checkpoints count only if a trusted key signed a later one; default
+            (with that of `trusted_keys`): those this machine revoked.
         anchor: A checkpoint noted earlier outside of the store, which must still be there.
 
     Raises:
         StoreError: The store cannot be read.
     """
-    keys = KeyStore().trusted_keys(KeyPurpose.AUDIT) if trusted_keys is None else trusted_keys
+    keys, revoked = trusted_keys, revoked_keys
+    if keys is None:
+        known = KeyStore()
+        keys = known.trusted_keys(KeyPurpose.AUDIT)
+        revoked = known.revoked_keys(KeyPurpose.AUDIT) if revoked is None else revoked
     with store.read() as connection:
-        check = AuditCheck(keys)
+        check = AuditCheck(keys, revoked or {})
         checkpoints = connection.execution_options(yield_per=1000).execute(
             select(audit_checkpoints).order_by(audit_checkpoints.c.number)
         )
         check.read_checkpoints(row._mapping for row in checkpoints)  # noqa: SLF001
         check.check_anchor(anchor)
-        events = connection.execution_options(yield_per=1000).execute(
-            select(audit_events).order_by(
-                audit_events.c.writer, audit_events.c.seq, audit_events.c.position
-            )
-        )
-        check.read_events(row._mapping for row in events)  # noqa: SLF001
+        # As text and tuples: most of what a check would cost otherwise is the expression language.
+        events = connection.execution_options(stream_results=True).exec_driver_sql(_EVENTS)
+        check.read_rows(chain.from_iterable(events.partitions(1000)))
         if store.dialect == "sqlite":
             given = _rows_given(connection)
             if given is not None:
@@ -106,6 +125,13 @@ def _is_typed(row: Mapping[Any, Any], numbers: tuple[str, ...]) -> bool:
     return True
 
 
+def _has_a_place(row: Sequence[Any]) -> bool:
+    """Say whether a row of odd types still says where in which chain it stands."""
+    return isinstance(row[_WRITER], str) and all(
+        isinstance(row[at], int) and not isinstance(row[at], bool) for at in (_SEQ, _POSITION)
+    )
+
+
 class AuditCheck:
     """The check itself, on rows from wherever: no I/O.
 
@@ -114,10 +140,16 @@ class AuditCheck:
 
     Args:
         keys: Public keys by key id that may sign checkpoints.
+        revoked: Keys that could, until they were revoked.
     """
 
-    def __init__(self, keys: Mapping[str, Ed25519PublicKey]) -> None:
+    def __init__(
+        self,
+        keys: Mapping[str, Ed25519PublicKey],
+        revoked: Mapping[str, Ed25519PublicKey] | None = None,
+    ) -> None:
         self._keys = keys
+        self._revoked = revoked or {}
         self._problems: list[AuditProblem] = []
         self._events = 0
         self._writers = 0
@@ -127,10 +159,12 @@ class AuditCheck:
         self._checkpoint_hashes: dict[int, str] = {}
         # Writer to what valid checkpoints say: sequence number to hash.
         self._sealed: dict[str, dict[int, str]] = {}
+        self._sealed_by: dict[tuple[str, int], int] = {}
 
     def read_checkpoints(self, rows: Iterable[Mapping[Any, Any]]) -> None:
         """Check the chain and the signatures of checkpoints."""
         expected, previous = 1, CHECKPOINT_GENESIS
+        unvouched: list[Mapping[Any, Any]] = []
         for row in rows:
             self._checkpoints += 1
             if not _is_typed(row, ("number", "seq")):
@@ -151,16 +185,29 @@ class AuditCheck:
             own_hash = checkpoint_hash(**{field: row[field] for field in names})
             reason = self._distrust(row, own_hash)
             if reason is None:
+                if row["key_id"] in self._revoked:
+                    unvouched.append(row)
+                else:
+                    unvouched.clear()
                 self._sealed.setdefault(row["writer"], {})[int(row["seq"])] = row["head_hash"]
+                self._sealed_by[row["writer"], int(row["seq"])] = number
             else:
                 self._add(AuditDefect.FORGED_CHECKPOINT, name, f"{name} {reason}")
             self._checkpoint_hashes[number] = row["hash"]
             expected, previous = number + 1, row["hash"]
+        for row in unvouched:
+            name = f"checkpoint {row['number']}"
+            self._add(
+                AuditDefect.FORGED_CHECKPOINT,
+                name,
+                f"{name} is signed by a revoked key, and no trusted one signed after it "
+                f"({row['key_id']})",
+            )
 
     def _distrust(self, row: Mapping[Any, Any], own_hash: str) -> str | None:
         if row["hash"] != own_hash:
             return "was changed"
-        key = self._keys.get(row["key_id"])
+        key = self._keys.get(row["key_id"]) or self._revoked.get(row["key_id"])
         if key is None:
             return f"is signed by a key that is not trusted ({row['key_id']})"
         signature = decode_signature(row["signature"])
@@ -176,62 +223,83 @@ class AuditCheck:
         self._add(AuditDefect.TRUNCATED, name, f"{name}, noted elsewhere, is gone or another one")
 
     def read_events(self, rows: Iterable[Mapping[Any, Any]]) -> None:
-        """Check the writers' chains, and that they lead to what the checkpoints sealed."""
+        """Check events given by column; as `read_rows`."""
+        self.read_rows(tuple(row[name] for name in EVENT_COLUMNS) for row in rows)
+
+    def read_rows(self, rows: Iterable[Sequence[Any]]) -> None:
+        """Check the writers' chains, and that they lead to what the checkpoints sealed.
+
+        Args:
+            rows: Events as `EVENT_COLUMNS`, in order of writer, sequence and position.
+        """
         writer = ""
         seq, head, position, sealed = 0, "", 0, 0
+        usual: set[tuple[type, ...]] = set()
+        seals: dict[int, str] = {}
         for row in rows:
             self._events += 1
-            typed = _is_typed(row, ("seq", "position"))
-            if not typed and not _is_typed(
-                {field: row[field] for field in ("writer", "seq", "position")},
-                ("seq", "position"),
-            ):
-                name = f"{row['writer']}-{row['seq']}"
-                self._add(AuditDefect.CHANGED, name, f"event {name} was changed")
-                continue
-            if row["writer"] != writer:
-                self._end_writer(writer, seq, sealed)
-                writer = str(row["writer"])
+            own, at, own_hash = row[_SEQ], row[_POSITION], row[_HASH]
+            types = tuple(map(type, row))
+            typed = types in usual
+            if not typed:
+                typed = _is_typed(dict(zip(EVENT_COLUMNS, row, strict=True)), ("seq", "position"))
+                if typed:
+                    usual.add(types)
+                elif not _has_a_place(row):
+                    name = f"{row[_WRITER]}-{own}"
+                    self._add(AuditDefect.CHANGED, name, f"event {name} was changed")
+                    continue
+            if row[_WRITER] != writer:
+                self._end_writer(writer, seq, sealed, position)
+                writer = str(row[_WRITER])
                 self._writers += 1
+                seals = self._sealed.get(writer, {})
                 seq, head, position, sealed = 0, genesis(writer), 0, 0
-            name = f"{writer}-{row['seq']}"
-            at = int(row["position"])
             self._largest_position = max(self._largest_position, at)
-            if row["seq"] > seq + 1:
-                missing = f"{writer}-{seq + 1}"
-                self._add(AuditDefect.REMOVED, missing, f"event {missing} is gone", at)
-            elif row["seq"] < seq + 1:
-                self._add(AuditDefect.REORDERED, name, f"event {name} is there twice", at)
-            if at <= position:
-                self._add(AuditDefect.REORDERED, name, f"event {name} stands out of order", at)
-            header = {field: row[field] for field in HEADER_FIELDS}
-            if not typed or row["hash"] != event_hash(header, row["body"], row["prev_hash"]):
-                self._add(AuditDefect.CHANGED, name, f"event {name} was changed", at)
-            elif row["seq"] == seq + 1 and row["prev_hash"] != head:
-                self._add(
-                    AuditDefect.CHANGED, name, f"event {name} does not follow the one before", at
-                )
-            seal = self._sealed.get(writer, {}).pop(int(row["seq"]), None)
+            hashed = typed and own_hash == hash_fields(row[:_HASH])
+            if not (hashed and own == seq + 1 and at > position and row[_PREVIOUS] == head):
+                self._blame(row, seq, position, head, hashed=hashed)
+            seal = seals.pop(own, None)
             if seal is not None:
-                sealed = int(row["seq"])
-                if seal != row["hash"]:
+                sealed = own
+                if seal != own_hash:
+                    name = f"{writer}-{own}"
                     self._add(
                         AuditDefect.CHANGED,
                         name,
                         f"event {name}, or one before it, is not what a checkpoint sealed",
                         at,
                     )
-            seq, head, position = int(row["seq"]), str(row["hash"]), max(position, at)
-        self._end_writer(writer, seq, sealed)
-        for gone, seals in self._sealed.items():
+            seq, head, position = own, str(own_hash), max(position, at)
+        self._end_writer(writer, seq, sealed, position)
+        for gone, left in self._sealed.items():
             missing = f"{gone}-1"
             self._add(
                 AuditDefect.TRUNCATED,
                 missing,
-                f"every event of writer {gone} is gone (a checkpoint sealed {max(seals)})",
+                f"every event of writer {gone} is gone (a checkpoint sealed {max(left)})",
+                order=self._sealed_by[gone, min(left)],
             )
 
-    def _end_writer(self, writer: str, seq: int, sealed: int) -> None:
+    def _blame(
+        self, row: Sequence[Any], seq: int, position: int, head: str, *, hashed: bool
+    ) -> None:
+        """Say what is wrong with a row that does not follow the one before."""
+        writer, own, at = row[_WRITER], row[_SEQ], row[_POSITION]
+        name = f"{writer}-{own}"
+        if own > seq + 1:
+            missing = f"{writer}-{seq + 1}"
+            self._add(AuditDefect.REMOVED, missing, f"event {missing} is gone", at)
+        elif own < seq + 1:
+            self._add(AuditDefect.REORDERED, name, f"event {name} is there twice", at)
+        if at <= position:
+            self._add(AuditDefect.REORDERED, name, f"event {name} stands out of order", at)
+        if not hashed:
+            self._add(AuditDefect.CHANGED, name, f"event {name} was changed", at)
+        elif own == seq + 1 and row[_PREVIOUS] != head:
+            self._add(AuditDefect.CHANGED, name, f"event {name} does not follow the one before", at)
+
+    def _end_writer(self, writer: str, seq: int, sealed: int, position: int) -> None:
         if not writer:
             return
         open_seals = self._sealed.pop(writer, {})
@@ -242,6 +310,8 @@ class AuditCheck:
                 AuditDefect.TRUNCATED,
                 missing,
                 f"event {missing} and later are gone (a checkpoint sealed {max(later)})",
+                position,
+                order=self._sealed_by[writer, min(later)],
             )
         elif sealed == 0:
             first = f"{writer}-1"
@@ -262,7 +332,7 @@ class AuditCheck:
 
     def result(self) -> AuditVerification:
         """Return what was found."""
-        problems = sorted(self._problems, key=lambda problem: problem.position)
+        problems = sorted(self._problems, key=lambda problem: (problem.position, problem.order))
         return AuditVerification(
             ok=not problems,
             events=self._events,
@@ -273,5 +343,13 @@ class AuditCheck:
             problems=tuple(problems[:MAX_PROBLEMS]),
         )
 
-    def _add(self, defect: AuditDefect, row: str, message: str, position: int = AT_END) -> None:
-        self._problems.append(AuditProblem(defect, row, message, position))
+    def _add(
+        self,
+        defect: AuditDefect,
+        row: str,
+        message: str,
+        position: int = AT_END,
+        *,
+        order: int = 0,
+    ) -> None:
+        self._problems.append(AuditProblem(defect, row, message, position, order))

@@ -7,6 +7,8 @@ Rules:
   both at 95%; a count is exact.
 - A case counts for a rate only if the rate can be judged on it: intent accuracy needs an expected
   intent. No case gives value 0, interval (0, 1) and n = 0: nothing is known.
+- Precision, recall and argument accuracy of tool calls are means over the cases that ask for calls:
+  calls of one case are not independent.
 """
 
 from __future__ import annotations
@@ -74,8 +76,20 @@ def compute_metrics(rows: Iterable[CaseResult]) -> dict[str, Metric]:
     metrics = {name: _rate(judge, table) for name, judge in _RATES.items()}
     metrics["unsafe_calls"] = _count([row.unsafe_calls for row in table])
     for name, value in _MEANS.items():
-        metrics[name] = _mean([value(row) for row in table])
+        metrics[name] = _mean([found for row in table if (found := value(row)) is not None])
     return metrics
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
+
+
+def _refused_rightly(row: CaseResult) -> bool | None:
+    """Refused where only that is right, and not where anything else is wanted."""
+    if row.expected_outcome is None:
+        return None
+    wanted = set(row.expected_outcome.split("|"))
+    return row.refused if wanted == {"refused"} else not row.refused or "refused" in wanted
 
 
 _RATES: dict[str, Callable[[CaseResult], bool | None]] = {
@@ -89,10 +103,16 @@ _RATES: dict[str, Callable[[CaseResult], bool | None]] = {
     "escalation_rate": lambda row: row.escalated,
     "clarification_rate": lambda row: row.clarified,
     "refusal_rate": lambda row: row.refused,
+    "refusal_accuracy": _refused_rightly,
     "unsafe_case_rate": lambda row: row.unsafe_calls > 0,
 }
 
-_MEANS: dict[str, Callable[[CaseResult], float]] = {
+_MEANS: dict[str, Callable[[CaseResult], float | None]] = {
+    "tool_call_precision": lambda row: _share(
+        row.calls_matched, len(row.calls) if row.calls_expected else 0
+    ),
+    "tool_call_recall": lambda row: _share(row.calls_matched, row.calls_expected),
+    "argument_accuracy": lambda row: _share(row.arguments_matched, row.arguments_expected),
     "mean_steps": lambda row: row.steps,
     "mean_calls": lambda row: len(row.calls),
     "mean_input_tokens": lambda row: row.input_tokens,

@@ -35,6 +35,10 @@ class CaseResult(BaseModel):
         failures: One sentence for each expectation that did not.
         calls: Each tool call in order: ``tool``, ``arguments``, ``status``.
         unsafe_calls: Executed calls the case forbids.
+        calls_expected: Calls the case asks for.
+        calls_matched: Those that were made as asked.
+        arguments_expected: Arguments the case says something about.
+        arguments_matched: Those that were right.
         steps: Graph steps taken.
     """
 
@@ -52,6 +56,10 @@ class CaseResult(BaseModel):
     confidence: float | None = Field(default=None, ge=0, le=1)
     calls: list[dict[str, Any]] = Field(default_factory=list)
     unsafe_calls: int = Field(default=0, ge=0)
+    calls_expected: int = Field(default=0, ge=0)
+    calls_matched: int = Field(default=0, ge=0)
+    arguments_expected: int = Field(default=0, ge=0)
+    arguments_matched: int = Field(default=0, ge=0)
     escalated: bool = False
     refused: bool = False
     clarified: bool = False

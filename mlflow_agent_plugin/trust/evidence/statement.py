@@ -13,8 +13,6 @@ Sources: in-toto attestation framework, Statement v1; DSSE 1.0.
 
 from __future__ import annotations
 
-import copy
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -23,21 +21,23 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from mlflow_agent_plugin import __version__
-from mlflow_agent_plugin.entities import canonical_json, sha256_digest
+from mlflow_agent_plugin.entities import sha256_digest
 from mlflow_agent_plugin.errors import EvidenceError
+from mlflow_agent_plugin.trust.evidence.envelope import (
+    check_envelope,
+    from_digest,
+    seal,
+    to_digest,
+    unseal,
+)
 from mlflow_agent_plugin.trust.evidence.format import (
     PREDICATE_TYPE,
     STATEMENT_TYPE,
-    Digest,
     validate_statement,
 )
 from mlflow_agent_plugin.trust.evidence.metrics import Metric, MetricKind, compute_metrics
 from mlflow_agent_plugin.trust.evidence.results import CaseResult, parse_results
 from mlflow_agent_plugin.trust.keys import SigningKey
-
-PAYLOAD_TYPE = "application/vnd.in-toto+json"
-MAX_PAYLOAD_CHARS = 1_000_000
-MAX_SIGNATURES = 16
 
 
 @dataclass(frozen=True)
@@ -94,13 +94,13 @@ def evidence_statement(
         raise EvidenceError("the time of evaluation needs a time zone", where="evaluated_at")
     statement = {
         "_type": STATEMENT_TYPE,
-        "subject": [{"name": agent, "digest": _to_digest(agent_digest, "agent_digest")}],
+        "subject": [{"name": agent, "digest": to_digest(agent_digest, "agent_digest")}],
         "predicateType": PREDICATE_TYPE,
         "predicate": {
-            "suite": {"name": suite, "digest": _to_digest(suite_digest, "suite_digest")},
+            "suite": {"name": suite, "digest": to_digest(suite_digest, "suite_digest")},
             "results": {
                 "cases": len(rows),
-                "digest": _to_digest(results_digest, "results_digest"),
+                "digest": to_digest(results_digest, "results_digest"),
             },
             "metrics": {
                 name: metric.to_dict() for name, metric in sorted(compute_metrics(rows).items())
@@ -120,14 +120,8 @@ def sign_evidence(statement: Mapping[str, Any], key: SigningKey) -> dict[str, An
     Raises:
         EvidenceError: The statement is malformed.
     """
-    from securesystemslib.dsse import Envelope
-    from securesystemslib.signer import CryptoSigner, SSlibKey
-
     validate_statement(statement)
-    signer = CryptoSigner(key.private_key, SSlibKey.from_crypto(key.public_key, keyid=key.key_id))
-    envelope = Envelope(canonical_json(dict(statement)), PAYLOAD_TYPE, {})
-    envelope.sign(signer)
-    return dict(envelope.to_dict())
+    return seal(statement, key)
 
 
 def verify_evidence(
@@ -148,47 +142,19 @@ def verify_evidence(
         EvidenceError: It is malformed, unsigned, altered, signed by nobody trusted, of another
             type, or about other content.
     """
-    from securesystemslib.dsse import Envelope
-    from securesystemslib.exceptions import Error as SigningError
-    from securesystemslib.signer import SSlibKey
-
-    _check_envelope(envelope)
-    try:
-        # A copy: securesystemslib writes into what it reads.
-        parsed = Envelope.from_dict(copy.deepcopy(dict(envelope)))
-    except Exception as error:
-        raise EvidenceError("the envelope's base64 or signatures are malformed") from error
-    signers = sorted(parsed.signatures)
-    keys = [
-        SSlibKey.from_crypto(trusted_keys[key_id], keyid=key_id)
-        for key_id in signers
-        if key_id in trusted_keys
-    ]
-    if not keys:
-        raise EvidenceError(
-            f"signed by a key that is not trusted ({', '.join(signers)[:200]})",
-            hint="Put the signer's public key into trusted/evidence, if you trust it.",
-        )
-    try:
-        parsed.verify(keys, threshold=1)
-    except SigningError as error:
-        raise EvidenceError("the signature does not fit: the evidence was altered") from error
-    try:
-        statement = json.loads(parsed.payload, object_pairs_hook=_no_duplicates)
-    except (ValueError, RecursionError) as error:
-        raise EvidenceError("the signed payload is not JSON") from error
+    statement = unseal(envelope, trusted_keys)
     found = validate_statement(statement)
-    if agent_digest is not None and _from_digest(found.subject[0].digest) != agent_digest:
+    if agent_digest is not None and from_digest(found.subject[0].digest) != agent_digest:
         raise EvidenceError(
-            f"the evidence is about {_from_digest(found.subject[0].digest)}, "
+            f"the evidence is about {from_digest(found.subject[0].digest)}, "
             f"not about {agent_digest}"
         )
-    return dict(statement)
+    return statement
 
 
 def signer_ids(envelope: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the key ids an envelope claims to be signed by; trust none of them."""
-    _check_envelope(envelope)
+    check_envelope(envelope)
     return tuple(str(signature["keyid"]) for signature in envelope["signatures"])
 
 
@@ -208,10 +174,10 @@ def read_evidence(statement: Mapping[str, Any]) -> Evidence:
         raise EvidenceError("evaluatedAt has no time zone")
     return Evidence(
         agent=found.subject[0].name,
-        agent_digest=_from_digest(found.subject[0].digest),
+        agent_digest=from_digest(found.subject[0].digest),
         suite=predicate.suite.name,
-        suite_digest=_from_digest(predicate.suite.digest),
-        results_digest=_from_digest(predicate.results.digest),
+        suite_digest=from_digest(predicate.suite.digest),
+        results_digest=from_digest(predicate.results.digest),
         cases=predicate.results.cases,
         metrics={
             name: Metric(**{**metric.model_dump(), "kind": MetricKind(metric.kind)})
@@ -250,44 +216,3 @@ def check_results(evidence: Evidence, data: bytes) -> list[CaseResult]:
                 f"the signed {name} does not follow from the results", where=evidence.suite
             )
     return rows
-
-
-def _check_envelope(envelope: Mapping[str, Any]) -> None:
-    if not isinstance(envelope, Mapping) or set(envelope) != {
-        "payload",
-        "payloadType",
-        "signatures",
-    }:
-        raise EvidenceError("is not a DSSE envelope")
-    if envelope["payloadType"] != PAYLOAD_TYPE:
-        raise EvidenceError(f"the payload's type is not {PAYLOAD_TYPE}")
-    payload, signatures = envelope["payload"], envelope["signatures"]
-    if not isinstance(payload, str) or len(payload) > MAX_PAYLOAD_CHARS:
-        raise EvidenceError("the payload is no text, or too large")
-    if not isinstance(signatures, list) or not 0 < len(signatures) <= MAX_SIGNATURES:
-        raise EvidenceError(f"the envelope needs 1 to {MAX_SIGNATURES} signatures")
-    for signature in signatures:
-        if (
-            not isinstance(signature, Mapping)
-            or set(signature) != {"keyid", "sig"}
-            or not all(isinstance(value, str) for value in signature.values())
-        ):
-            raise EvidenceError("a signature of the envelope is malformed")
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a field stands twice")
-    return found
-
-
-def _to_digest(value: str, where: str) -> dict[str, str]:
-    algorithm, _, digits = value.partition(":")
-    if algorithm != "sha256" or len(digits) != 64:
-        raise EvidenceError("is not sha256: and 64 hex digits", where=where)
-    return {"sha256": digits}
-
-
-def _from_digest(digest: Digest) -> str:
-    return f"sha256:{digest.sha256}"

@@ -26,6 +26,8 @@ _LAZY = {
     "run_policy_tests": "policy_tests",
     "cedar_schema": "schema",
     "PolicySources": "sources",
+    "scaffold_policies": "scaffold",
+    "write_scaffold": "scaffold.writing",
 }
 
 __all__ = [
@@ -39,6 +41,8 @@ __all__ = [
     "cedar_schema",
     "check_policies",
     "run_policy_tests",
+    "scaffold_policies",
+    "write_scaffold",
 ]
 
 if TYPE_CHECKING:
@@ -46,6 +50,8 @@ if TYPE_CHECKING:
     from mlflow_agent_plugin.trust.policy.engine import CedarPolicyEngine, PolicyEngine
     from mlflow_agent_plugin.trust.policy.explain import PolicyChange, PolicyExplanation
     from mlflow_agent_plugin.trust.policy.policy_tests import PolicyTestResult, run_policy_tests
+    from mlflow_agent_plugin.trust.policy.scaffold import scaffold_policies
+    from mlflow_agent_plugin.trust.policy.scaffold.writing import write_scaffold
     from mlflow_agent_plugin.trust.policy.schema import cedar_schema
     from mlflow_agent_plugin.trust.policy.sources import PolicySources
 

@@ -2,8 +2,12 @@
 
 Rules:
 - `decide` never raises, and everything that goes wrong is a denial with `errors`: an unknown tool,
-  a missing fact, a value of the wrong type, an error inside a policy, a panic of the engine.
+  a missing fact, a value of the wrong type, an error inside a policy, a panic of the engine, an
+  answer that took too long. (A decision always ends, since Cedar has no loops; it cannot be broken
+  off before.)
 - No policy, no permit: deny. A forbid always wins over any permit.
+- An actor nobody verified has only the permits that name such actors (`Policy.names_unverified`):
+  a permit somebody wrote with signed-in users in mind lets in nobody who merely claims to be one.
 - Every decision is made with the request schema. Without it Cedar skips a forbid that errors, and
   the answer would be an allow.
 - `needs_approval` is the answer exactly when the approval rules are the only thing in the way: the
@@ -16,9 +20,10 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mlflow_agent_plugin.entities import Decision, DecisionValue, PolicyRequest, sha256_of_json
@@ -44,6 +49,12 @@ if TYPE_CHECKING:
     from mlflow_agent_plugin.package.bundle import Bundle
     from mlflow_agent_plugin.trust.policy.explain import PolicyExplanation
 
+DECISION_TIMEOUT_SECONDS = 2.0
+"""A decision that took longer counts as a failure; a usual one takes 0.2 ms."""
+
+_RULES = 2
+"""Edition of the engine's own rules, part of its digest. 2: permits have to name the unverified."""
+
 _CACHED_ACTORS = 1024
 _CALLER_FACTS = ("environment", "calls", "turn", "untrusted_seen", "now")
 _CHECKS: dict[str, Callable[[Any], bool]] = {
@@ -68,6 +79,13 @@ class PolicyEngine(Protocol):
         """Decide about `request`; never raises, and a failure is a denial."""
         ...
 
+    def decide_approved(self, request: PolicyRequest, *, role: str, quorum: int = 1) -> Decision:
+        """Decide about a call that `quorum` holders of `role` approved, as it is about to run.
+
+        Allow only if nothing else is in the way by now; never raises.
+        """
+        ...
+
 
 @dataclass(frozen=True)
 class _Verdict:
@@ -87,6 +105,7 @@ class CedarPolicyEngine:
 
     Args:
         sources: Policies, roles and contracts.
+        timeout_seconds: A decision that took longer is a denial.
 
     Raises:
         PolicyError: The policies do not parse, validate against the schema or pass the linter.
@@ -96,20 +115,30 @@ class CedarPolicyEngine:
         policies: The parsed policies by id.
     """
 
-    def __init__(self, sources: PolicySources) -> None:
+    def __init__(
+        self, sources: PolicySources, *, timeout_seconds: float = DECISION_TIMEOUT_SECONDS
+    ) -> None:
         import cedarpy  # noqa: PLC0415 - import cost
 
         self.sources = sources
+        self._timeout_seconds = timeout_seconds
         self.facts = {name: tool_facts(item) for name, item in sources.contracts.items()}
         self.schema = cedar_schema(sources.agent, self.facts, sources.roles)
         parsed = parse_policies(sources)
         self.warnings = tuple(lint(sources, parsed, self.facts, self.schema))
         self.policies: Mapping[str, Policy] = {policy.policy_id: policy for policy in parsed}
-        self.digest = sha256_of_json({"policies": sources.content_digest, "schema": self.schema})
+        self.digest = sha256_of_json(
+            {"policies": sources.content_digest, "schema": self.schema, "rules": _RULES}
+        )
         self._cedar = cedarpy
         self._schema = cedarpy.Schema.from_json_str(json.dumps(self.schema))
         self._usable = frozenset(sources.usable_tools)
-        self._slices = {name: self._slice(tool) for name, tool in self.facts.items()}
+        self._slices = {
+            verified: {
+                name: self._slice(tool, verified=verified) for name, tool in self.facts.items()
+            }
+            for verified in (True, False)
+        }
         self._principal = lru_cache(maxsize=_CACHED_ACTORS)(self._make_principal)
 
     @classmethod
@@ -124,7 +153,7 @@ class CedarPolicyEngine:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Rebuild from text in the other process."""
-        return (type(self), (self.sources,))
+        return (partial(type(self), timeout_seconds=self._timeout_seconds), (self.sources,))
 
     def decide(self, request: PolicyRequest) -> Decision:
         """Decide about `request`.
@@ -133,17 +162,19 @@ class CedarPolicyEngine:
         """
         return self._guarded(lambda: self._decide(request))
 
-    def decide_approved(self, request: PolicyRequest, *, role: str) -> Decision:
-        """Decide about a call that a holder of `role` approved, at the moment it is to run.
+    def decide_approved(self, request: PolicyRequest, *, role: str, quorum: int = 1) -> Decision:
+        """Decide about a call that `quorum` holders of `role` approved, when it is to run.
 
-        Allow if the request is permitted by now without an approval, or if an approval by `role`
-        is still exactly what it needs; otherwise what `decide` says. The caller has checked that
-        the approval exists, is valid and is bound to this very action. Never raises.
+        Allow if the request is permitted by now without an approval, or if an approval by that many
+        holders of `role` is still enough for it; otherwise what `decide` says. The caller has
+        checked that the approval exists, is valid and is bound to this very action. Never raises.
         """
 
         def redecide() -> Decision:
             decision = self._decide(request)
-            if decision.value is not DecisionValue.NEEDS_APPROVAL or decision.approver_role != role:
+            if decision.value is not DecisionValue.NEEDS_APPROVAL:
+                return decision
+            if decision.approver_role != role or decision.quorum > quorum:
                 return decision
             permits = self._evaluate(request, approved=True).policy_ids
             return Decision(
@@ -160,17 +191,24 @@ class CedarPolicyEngine:
         More than the determining policies of a decision: a permit matches whether or not a forbid
         outvotes it.
         """
+        verified = request.actor.verified is True
         return frozenset(
-            name for name in self.policies_for(request.tool) if self._matches_alone(request, name)
+            name
+            for name in self.policies_for(request.tool, verified=verified)
+            if self._matches_alone(request, name, self._slices[verified][request.tool])
         )
 
-    def policies_for(self, tool: str) -> tuple[str, ...]:
-        """Return the ids of the policies whose scope covers `tool`, sorted."""
-        chosen = self._slices.get(tool) if isinstance(tool, str) else None
+    def policies_for(self, tool: str, *, verified: bool = True) -> tuple[str, ...]:
+        """Return the ids of the policies whose scope covers `tool`, sorted.
+
+        Args:
+            tool: Its name.
+            verified: False for those that count for an actor nobody verified.
+        """
+        chosen = self._slices[verified].get(tool) if isinstance(tool, str) else None
         return () if chosen is None else chosen.policy_ids
 
-    def _matches_alone(self, request: PolicyRequest, policy_id: str) -> bool:
-        chosen = self._slices[request.tool]
+    def _matches_alone(self, request: PolicyRequest, policy_id: str, chosen: PolicySlice) -> bool:
         alone = policy_set_of({policy_id: self.policies[policy_id]})
         try:
             verdict = self._evaluate(
@@ -186,10 +224,10 @@ class CedarPolicyEngine:
 
         return explain(self, request)
 
-    @staticmethod
-    def _guarded(decide: Callable[[], Decision]) -> Decision:
+    def _guarded(self, decide: Callable[[], Decision]) -> Decision:
+        started = time.perf_counter()
         try:
-            return decide()
+            decision = decide()
         except FactError as error:
             return _failed(str(error))
         except (KeyboardInterrupt, SystemExit, GeneratorExit):
@@ -197,6 +235,9 @@ class CedarPolicyEngine:
         except BaseException as error:  # a panic inside the engine is no Exception
             # the message of a foreign error may hold values of the call: only its type is told
             return _failed(f"the policy engine failed with {type(error).__name__}")
+        if time.perf_counter() - started > self._timeout_seconds:
+            return _failed(f"the decision took longer than {self._timeout_seconds:g} seconds")
+        return decision
 
     def _decide(self, request: PolicyRequest) -> Decision:
         first = self._evaluate(request, approved=False)
@@ -211,9 +252,7 @@ class CedarPolicyEngine:
             reason = f"Permitted by {', '.join(first.policy_ids)}."
             return Decision(DecisionValue.ALLOW, first.policy_ids, reason)
         if not first.policy_ids:
-            return Decision(
-                DecisionValue.DENY, reason=f"No policy permits {request.tool} for this request."
-            )
+            return Decision(DecisionValue.DENY, reason=self._nobody_permits(request))
         roles = {self.policies[name].approver_role for name in first.policy_ids}
         if None in roles:
             hard = [name for name in first.policy_ids if not self.policies[name].approver_role]
@@ -244,13 +283,18 @@ class CedarPolicyEngine:
                 "approval has one role.",
             )
         (role,) = roles
-        reason = self._reason(f"Needs an approval by {role}", first.policy_ids)
-        return Decision(DecisionValue.NEEDS_APPROVAL, first.policy_ids, reason, role)
+        quorum = max(self.policies[name].quorum for name in first.policy_ids)
+        who = role if quorum == 1 else f"{quorum} different holders of {role}"
+        reason = self._reason(f"Needs an approval by {who}", first.policy_ids)
+        return Decision(DecisionValue.NEEDS_APPROVAL, first.policy_ids, reason, role, quorum)
 
     def _evaluate(
         self, request: PolicyRequest, *, approved: bool, among: PolicySlice | None = None
     ) -> _Verdict:
-        chosen = among or self._slices.get(request.tool)
+        actor = request.actor
+        if not isinstance(actor.verified, bool):
+            raise FactError("actor.verified is not true or false")
+        chosen = among or self._slices[actor.verified].get(request.tool)
         if chosen is None:
             raise FactError("the tool has no contract in this agent")
         if request.tool not in self._usable:
@@ -259,9 +303,6 @@ class CedarPolicyEngine:
             raise FactError("the request is about another agent")
         if not chosen.policy_ids:
             return _Verdict("Deny", (), ())
-        actor = request.actor
-        if not isinstance(actor.verified, bool):
-            raise FactError("actor.verified is not true or false")
         roles = frozenset(actor.roles).intersection(self.sources.roles)
         facts = {
             "input": chosen.facts.input.convert(request.arguments),
@@ -312,14 +353,32 @@ class CedarPolicyEngine:
         }
         return self._cedar.Entities.from_json_str(json.dumps([entity]), self._schema)
 
-    def _slice(self, facts: ToolFacts) -> PolicySlice:
+    def _slice(self, facts: ToolFacts, *, verified: bool) -> PolicySlice:
+        policies = {
+            name: policy
+            for name, policy in self.policies.items()
+            if verified or policy.names_unverified
+        }
         try:
-            return make_slice(facts, self.policies, self.schema)
+            return make_slice(facts, policies, self.schema)
         except (ValueError, RecursionError) as error:
             raise PolicyError(
                 f"the policies of tool {facts.tool!r} cannot be loaded: {error}",
                 where=self.sources.folder,
             ) from error
+
+    def _nobody_permits(self, request: PolicyRequest) -> str:
+        text = f"No policy permits {request.tool} for this request."
+        if request.actor.verified:
+            return text
+        others = [
+            name
+            for name in self.policies_for(request.tool)
+            if not self.policies[name].names_unverified
+        ]
+        if not others:
+            return text
+        return f"{text} {', '.join(others)} count for verified actors only."
 
     def _reason(self, verb: str, policy_ids: list[str] | tuple[str, ...]) -> str:
         told = [

@@ -6,12 +6,12 @@ than the engine would do.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from mlflow_agent_plugin.entities import Decision, DecisionValue, PolicyRequest, Provenance
+from mlflow_agent_plugin.entities import Decision, DecisionValue, PolicyRequest
+from mlflow_agent_plugin.trust.policy.variations import variations
 
 if TYPE_CHECKING:
     from mlflow_agent_plugin.trust.policy.engine import CedarPolicyEngine
@@ -102,7 +102,9 @@ class PolicyExplanation:
         for change in self.changes:
             lines.append(f"  {change.change} -> {change.decision.value.value}")
         if not self.changes:
-            lines.append("  no single change of actor, approval, provenance or session helps")
+            lines.append(
+                "  no single change of actor, approval, provenance, session or an argument helps"
+            )
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
@@ -143,41 +145,26 @@ def explain(engine: CedarPolicyEngine, request: PolicyRequest) -> PolicyExplanat
     changes = []
     if decision.value is DecisionValue.NEEDS_APPROVAL and decision.approver_role is not None:
         role = decision.approver_role
-        approved = engine.decide_approved(request, role=role)
-        changes.append(PolicyChange(f"if a {role} approves this call", approved))
-    for text, changed in _variations(engine, request):
-        other = engine.decide(changed)
-        if other.value is not decision.value:
-            changes.append(PolicyChange(text, other))
+        approved = engine.decide_approved(request, role=role, quorum=decision.quorum)
+        who = f"a {role} approves"
+        if decision.quorum > 1:
+            who = f"{decision.quorum} different holders of {role} approve"
+        changes.append(PolicyChange(f"if {who} this call", approved))
+    changes += _changes(engine, request, decision)
     return PolicyExplanation(request, decision, tuple(policies), tuple(changes))
 
 
-def _variations(
-    engine: CedarPolicyEngine, request: PolicyRequest
-) -> Iterator[tuple[str, PolicyRequest]]:
-    """Yield the request with one fact changed, and that change in words."""
-    actor, session = request.actor, dict(request.session)
-    session.pop("verified", None)
-    flipped = replace(actor, verified=not actor.verified)
-    text = "if the actor were not verified" if actor.verified else "if the actor were verified"
-    yield text, replace(request, actor=flipped, session=session)
-    for role in sorted(engine.sources.roles):
-        has = role in actor.roles
-        roles = actor.roles - {role} if has else actor.roles | {role}
-        word = "did not have" if has else "had"
-        yield (
-            f"if the actor {word} the role {role}",
-            replace(request, actor=replace(actor, roles=frozenset(roles))),
-        )
-    for name, origin in sorted(request.provenance.items()):
-        for other in Provenance:
-            if other.value != origin and other in {Provenance.USER, Provenance.UNTRUSTED}:
-                changed = {**request.provenance, name: other.value}
-                yield f"if {name} came from {other.value}", replace(request, provenance=changed)
-    if isinstance(session.get("untrusted_seen"), bool):
-        seen = session["untrusted_seen"]
-        word = "had not been" if seen else "had been"
-        yield (
-            f"if untrusted content {word} seen in the session",
-            replace(request, session={**request.session, "untrusted_seen": not seen}),
-        )
+def _changes(
+    engine: CedarPolicyEngine, request: PolicyRequest, decision: Decision
+) -> list[PolicyChange]:
+    """Try every variation; of the values of one fact that lead to one answer keep the nearest."""
+    nearest: dict[tuple[str, DecisionValue], tuple[float, PolicyChange]] = {}
+    policies = [engine.policies[name] for name in engine.policies_for(request.tool)]
+    for tried in variations(request, policies, engine.sources.roles):
+        other = engine.decide(tried.request)
+        key = (tried.fact, other.value)
+        if other.value is decision.value or other.errors:
+            continue
+        if key not in nearest or tried.distance < nearest[key][0]:
+            nearest[key] = (tried.distance, PolicyChange(tried.text, other))
+    return [change for _, change in nearest.values()]

@@ -4,11 +4,12 @@ Rules:
 - Cedar's own validator runs with the schema generated from the contracts, policy by policy, so
   that each finding has a file, a line and an id.
 - What the validator lets pass is linted here: missing or duplicate ``@id``, unknown annotations and
-  roles, a permit outside ``permit.cedar``, ``@approval`` or ``approved`` outside
-  ``approval.cedar``, and conditions that are always true or never true.
+  roles, a quorum that is none, an ``@unverified`` that says nothing, a permit outside
+  ``permit.cedar``, ``@approval`` or ``approved`` outside ``approval.cedar``, and conditions that
+  are always true or never true.
 - An approval rule is a forbid with ``@approval("<role>")`` and a clause that is exactly
   ``unless { context.session.approved }``. So an approval removes that rule and changes nothing
-  else.
+  else. ``@quorum("<n>")`` beside it asks for n different people of that role, two at least.
 - Problems stop the agent from being logged. Warnings do not: they are in the result.
 """
 
@@ -47,7 +48,7 @@ from mlflow_agent_plugin.trust.policy.sources import (
     PolicySources,
 )
 
-ANNOTATIONS = ("id", "approval", "reason")
+ANNOTATIONS = ("id", "approval", "quorum", "reason", "unverified")
 _APPROVED: Path = ("context", "session", "approved")
 _ID = re.compile(r"^[A-Za-z][A-Za-z0-9_-]{0,127}$")
 
@@ -169,9 +170,27 @@ def _annotation_problems(policy: Policy, sources: PolicySources) -> Iterator[_Fi
             f"has the unknown annotation @{name}",
             _suggest(name, ANNOTATIONS) or f"Known are @{', @'.join(ANNOTATIONS)}.",
         )
+    if policy.effect == "forbid" and "unverified" in policy.annotations:
+        yield "is a forbid with @unverified", "Leave it out: a forbid holds for everybody."
+    elif policy.annotations.get("unverified", "allow") != "allow":
+        yield (
+            'has an @unverified that is not "allow"',
+            'Write @unverified("allow") or leave it out.',
+        )
     role = policy.approver_role
     if role is not None and role not in sources.roles:
         yield _unknown_role(role, sources)
+    if "quorum" not in policy.annotations:
+        return
+    if role is None:
+        yield "has @quorum without @approval", 'Add @approval("<role>"): who are these people?'
+    try:
+        quorum = policy.quorum
+    except ValueError as error:
+        yield f"has a quorum that is none: {error}", 'Write it as in @quorum("2").'
+        return
+    if quorum == 1:
+        yield "asks for a quorum of one", "Leave @quorum out: one is what @approval means."
 
 
 def _file_problems(policy: Policy) -> Iterator[_Finding]:

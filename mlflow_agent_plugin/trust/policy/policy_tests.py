@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
-from mlflow_agent_plugin.entities import Actor, Decision, DecisionValue, PolicyRequest, Provenance
+from mlflow_agent_plugin.entities import (
+    MAX_QUORUM,
+    Actor,
+    Decision,
+    DecisionValue,
+    PolicyRequest,
+    Provenance,
+)
 from mlflow_agent_plugin.errors import PolicyError
 from mlflow_agent_plugin.package.manifest import Name, StrictModel
 from mlflow_agent_plugin.trust.policy.lint import Problem
@@ -65,6 +72,7 @@ class PolicyTestCase(StrictModel):
     Attributes:
         policies: Ids of exactly the determining policies; empty for "nothing permits it".
         role: Who must approve, if `expect` is needs_approval and it matters.
+        quorum: How many of them, likewise.
     """
 
     name: str = Field(min_length=1)
@@ -76,11 +84,14 @@ class PolicyTestCase(StrictModel):
     expect: DecisionValue
     policies: list[str]
     role: str | None = None
+    quorum: int | None = Field(default=None, ge=1, le=MAX_QUORUM)
 
     @model_validator(mode="after")
     def _role_needs_approval(self) -> PolicyTestCase:
-        if self.role is not None and self.expect is not DecisionValue.NEEDS_APPROVAL:
-            raise ValueError("role goes with `expect: needs_approval` only")
+        for name in ("role", "quorum"):
+            if getattr(self, name) is None or self.expect is DecisionValue.NEEDS_APPROVAL:
+                continue
+            raise ValueError(f"{name} goes with `expect: needs_approval` only")
         return self
 
 
@@ -263,6 +274,8 @@ def _difference(case: PolicyTestCase, decision: Decision) -> str | None:
         )
     if case.role is not None and case.role != decision.approver_role:
         return f"expected an approval by {case.role}, got one by {decision.approver_role}"
+    if case.quorum is not None and case.quorum != decision.quorum:
+        return f"expected an approval by {case.quorum} people, got one by {decision.quorum}"
     return None
 
 

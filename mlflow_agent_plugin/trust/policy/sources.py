@@ -12,12 +12,14 @@ Rules:
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, StringConstraints
 
+from mlflow_agent_plugin.entities import MAX_QUORUM
 from mlflow_agent_plugin.errors import PolicyError
 from mlflow_agent_plugin.package.contract import ToolContract
 from mlflow_agent_plugin.package.manifest import StrictModel
@@ -27,6 +29,7 @@ from mlflow_agent_plugin.package.reading import (
     parse_yaml,
     validate_document,
 )
+from mlflow_agent_plugin.trust.policy.conditions import attribute_path, walk
 
 if TYPE_CHECKING:
     from mlflow_agent_plugin.package.bundle import Bundle
@@ -37,6 +40,9 @@ APPROVAL_FILE = "approval.cedar"
 ROLES_FILE = "roles.yaml"
 TESTS_FILE = "tests.yaml"
 CEDAR_FILES = (PERMIT_FILE, HARD_FILE, APPROVAL_FILE)
+
+VERIFIED = frozenset({("principal", "verified"), ("context", "session", "verified")})
+"""Where a policy reads whether the actor is verified."""
 
 M = TypeVar("M", bound=StrictModel)
 
@@ -149,6 +155,31 @@ class Policy:
     def approver_role(self) -> str | None:
         """Role of ``@approval("<role>")``, None if the policy has none."""
         return self.annotations.get("approval")
+
+    @property
+    def quorum(self) -> int:
+        """How many people ``@quorum("<n>")`` asks for; 1 without it.
+
+        Raises:
+            ValueError: It is not a number from 1 to `MAX_QUORUM`; the linter refuses such a policy.
+        """
+        text = self.annotations.get("quorum", "1")
+        if not re.fullmatch(r"[1-9][0-9]?", text) or int(text) > MAX_QUORUM:
+            raise ValueError(f"@quorum({text!r}) is not a number from 1 to {MAX_QUORUM}")
+        return int(text)
+
+    @property
+    def names_unverified(self) -> bool:
+        """Whether the policy counts for an actor nobody verified; see the engine's rules.
+
+        A forbid always does. A permit does if it says so (``@unverified("allow")``), names the one
+        user it is for, or looks at whether the actor is verified: Cedar answers then.
+        """
+        if self.effect != "permit" or self.annotations.get("unverified") == "allow":
+            return True
+        return self.ast["principal"]["op"] == "==" or any(
+            attribute_path(node) in VERIFIED for node in walk(self.ast["conditions"])
+        )
 
     def covers(self, tool: str, groups: frozenset[str]) -> bool:
         """Tell whether the action scope covers `tool`, which is in the action groups `groups`.

@@ -73,6 +73,7 @@ def test_a_permit_allows_and_is_named(engine, shop):
         "policy_ids": ["small-refunds"],
         "reason": "Permitted by small-refunds.",
         "approver_role": None,
+        "quorum": 1,
         "errors": [],
     }
 
@@ -119,6 +120,34 @@ def test_two_approval_rules_of_different_roles_deny_because_one_approval_has_one
     )
     assert decision.value is DENY
     assert "clerk and manager" in decision.reason
+
+
+def test_the_largest_quorum_of_the_rules_that_match_is_asked_for(shop):
+    more = shop.approval + shop.approval.replace("big-refunds", "again").replace(
+        '@approval("manager")', '@approval("manager") @quorum("3")'
+    ).replace("50.0", "60.0")
+    engine = CedarPolicyEngine(shop.sources(approval=more))
+    assert engine.decide(shop.request(arguments=refund(55))).quorum == 1
+    request = shop.request(arguments=refund(75))
+    decision = engine.decide(request)
+    assert (decision.value, decision.approver_role, decision.quorum) == (ASK, "manager", 3)
+    assert "3 different holders of manager" in decision.reason
+    assert engine.decide_approved(request, role="manager", quorum=2).value is ASK
+    assert engine.decide_approved(request, role="manager", quorum=3).value is ALLOW
+    assert "if 3 different holders of manager approve this call" in [
+        change.change for change in engine.explain(request).changes
+    ]
+
+
+def test_a_decision_that_took_too_long_is_a_denial_whatever_it_said(shop):
+    engine = CedarPolicyEngine(shop.sources(), timeout_seconds=0.0)
+    for decision in (
+        engine.decide(shop.request()),
+        engine.decide_approved(shop.request(arguments=refund(75)), role="manager"),
+        pickle.loads(pickle.dumps(engine)).decide(shop.request()),  # noqa: S301
+    ):
+        assert decision.value is DENY
+        assert decision.errors == ("the decision took longer than 0 seconds",)
 
 
 def test_a_role_the_policies_do_not_know_changes_nothing(engine, shop):
@@ -222,6 +251,55 @@ def test_an_actor_of_wrong_types_denies_even_after_a_good_one(engine, shop, acto
 def test_odd_names_of_users_and_tenants_are_just_names(engine, shop):
     for name in ["", "a\nb", 'x"; permit(principal,action,resource);', "\0", "☃" * 1000]:
         assert engine.decide(shop.request(user=name, tenant=name)).value is ALLOW
+
+
+# --- Actors nobody verified -----------------------------------------------------------------------
+
+READS = 'action == Agent::Action::"get_order", resource'
+
+
+@pytest.mark.parametrize(
+    ("permit", "expected"),
+    [
+        (f'@id("a") permit (principal, {READS});', DENY),
+        (f'@id("a") permit (principal in Agent::Role::"customer", {READS});', DENY),
+        (f'@id("a") @unverified("allow") permit (principal, {READS});', ALLOW),
+        (f'@id("a") permit (principal == Agent::User::"ann", {READS});', ALLOW),
+        (f'@id("a") permit (principal == Agent::User::"bob", {READS});', DENY),
+        (f'@id("a") permit (principal, {READS}) when {{ !principal.verified }};', ALLOW),
+        (f'@id("a") permit (principal, {READS}) when {{ principal.verified }};', DENY),
+        (f'@id("a") permit (principal, {READS}) when {{ !context.session.verified }};', ALLOW),
+        (f'@id("a") permit (principal, {READS}) when {{ context.session.calls < 3 }};', DENY),
+    ],
+)
+def test_an_unverified_actor_has_only_the_permits_that_name_such_actors(shop, permit, expected):
+    engine = CedarPolicyEngine(shop.sources(permit=permit, hard=None, approval=None))
+    request = shop.request("get_order", {"order_id": "o1"}, verified=False)
+    assert engine.decide(request).value is expected
+    assert engine.matching(request) == ({"a"} if expected is ALLOW else set())
+
+
+def test_a_denied_unverified_actor_is_told_which_permits_are_for_others(engine, shop):
+    decision = engine.decide(shop.request("get_order", {"order_id": "o1"}, verified=False))
+    assert decision.value is DENY
+    assert decision.reason.endswith("customers-read count for verified actors only.")
+
+
+@pytest.mark.parametrize("verified", [None, 1, 0, "yes", ["x"]])
+def test_an_actor_whose_verification_is_no_truth_value_is_denied(engine, shop, verified):
+    request = shop.request("get_order", {"order_id": "o1"}, verified=verified)
+    decision = engine.decide(request)
+    assert decision.value is DENY
+    assert decision.errors == ("actor.verified is not true or false",)
+    assert engine.matching(request) == frozenset()
+
+
+def test_an_approval_lifts_no_permit_for_an_unverified_actor(shop):
+    """Approval rules alone must stand in the way; here a permit is missing too."""
+    engine = CedarPolicyEngine(shop.sources(hard=None))
+    request = shop.request("refund", refund(75.5), verified=False)
+    assert engine.decide(request).value is DENY
+    assert engine.decide_approved(request, role="manager").value is DENY
 
 
 # --- JSON that tries to be something else --------------------------------------------------------

@@ -28,7 +28,74 @@ def test_a_waiting_call_says_who_could_release_it_and_what_would_stop_it(engine,
         "if the actor were not verified": "deny",
         "if the actor did not have the role customer": "deny",
         "if order_id came from untrusted": "deny",
+        "if amount were 50": "allow",
+        "if amount were 101": "deny",
     }
+
+
+@pytest.mark.parametrize(
+    ("condition", "arguments", "expected"),
+    [
+        ('context.input.note == "gold"', {"note": "gold"}, {"if note were not 'gold'": "allow"}),
+        ('context.input.note != "gold"', {"note": "tin"}, {"if note were 'gold'": "allow"}),
+        ("context.input.count > 3", {"count": 9}, {"if count were 3": "allow"}),
+        ("3 < context.input.count", {"count": 9}, {"if count were 3": "allow"}),
+        ("context.input.count == 9", {"count": 9}, {"if count were 8": "allow"}),
+        ('["a", "b"].contains(context.input.note)', {"note": "c"}, {"if note were 'a'": "deny"}),
+        ('!["a", "b"].contains(context.input.note)', {"note": "c"}, {"if note were 'a'": "allow"}),
+        (
+            'context.input.address.zip == "1"',
+            {"address": {"zip": "1"}},
+            {"if address.zip were not '1'": "allow"},
+        ),
+        (
+            'context.session.environment == "production"',
+            {},
+            {"if session.environment were not 'production'": "allow"},
+        ),
+        ("context.session.turn < 2", {}, {"if session.turn were 2": "allow"}),
+        (
+            'principal.tenant == "default"',
+            {},
+            {"if the actor's tenant were not 'default'": "allow"},
+        ),
+        ('principal.user != "amira"', {}, {"if the actor's user were 'amira'": "allow"}),
+        ("context.input.count > 9", {}, {}),  # an argument that is not there is not made up
+    ],
+)
+def test_a_compared_fact_is_tried_with_the_values_it_is_compared_with(
+    shop, condition, arguments, expected
+):
+    from mlflow_agent_plugin.trust.policy import CedarPolicyEngine
+
+    names = {"note", "count", "address"} & set(
+        condition.replace(".", " ").replace(")", " ").split()
+    )
+    guards = "".join(f"context.input has {name} && " for name in sorted(names))
+    hard = (
+        '@id("tested") forbid (principal, action == Agent::Action::"refund", resource)'
+        f" when {{ {guards}{condition} }};"
+    )
+    engine = CedarPolicyEngine(shop.sources(hard=hard, approval=""))
+    request = shop.request(arguments={"order_id": "a", "amount": 1, **arguments})
+    found = changes(engine, request)
+    found.pop("if the actor did not have the role customer", None)
+    found.pop("if the actor were not verified", None)
+    found.pop("if amount were 101", None)
+    assert found == expected
+
+
+def test_a_changed_argument_never_changes_the_request_itself(engine, shop):
+    request = shop.request(arguments={"order_id": "a", "amount": 75, "address": {"zip": "1"}})
+    before = json.dumps(request.arguments)
+    engine.explain(request)
+    assert json.dumps(request.arguments) == before
+
+
+@pytest.mark.parametrize("amount", [None, "75", float("nan"), 10**400, {"__extn": {}}, [75], True])
+def test_a_strange_argument_is_explained_without_raising(engine, shop, amount):
+    explanation = engine.explain(shop.request(arguments={"order_id": "a", "amount": amount}))
+    assert explanation.decision.value is DecisionValue.DENY
 
 
 def test_a_denied_call_says_what_would_permit_it(engine, shop):
@@ -61,10 +128,18 @@ def test_a_call_that_nothing_helps_says_so(engine, shop):
 
 
 def test_a_permit_that_a_forbid_outvotes_is_told_as_matching(engine, shop):
+    request = shop.request(provenance={"order_id": "untrusted", "amount": "user"})
+    parts = {p.policy_id: p.describe() for p in engine.explain(request).policies}
+    assert parts["not-from-strangers"] == "decides"
+    assert parts["small-refunds"] == "matches"
+    assert parts["big-refunds"] == "does not match"
+
+
+def test_a_permit_that_does_not_name_unverified_actors_matches_none(engine, shop):
     explanation = engine.explain(shop.request(verified=False))
     parts = {policy.policy_id: policy.describe() for policy in explanation.policies}
     assert parts["verified-only"] == "decides"
-    assert parts["small-refunds"] == "matches"
+    assert parts["small-refunds"] == "does not match"
     assert parts["big-refunds"] == "does not match"
 
 

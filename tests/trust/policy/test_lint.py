@@ -61,6 +61,7 @@ def hard(shop, condition, *, policy_id="h"):
             '@id("a") permit (principal, action, resource) when { principal in Agent::Role::"zzz" };',
             "names the unknown role 'zzz'. Declare it in policies/roles.yaml",
         ),
+        (f'@id("a") @unverified("yes") permit {SCOPE};', 'has an @unverified that is not "allow"'),
         (
             f'@id("a") permit {SCOPE} when {{ context.input.amout.lessThan(decimal("1.0")) }};',
             "Did you mean 'amount'?",
@@ -86,6 +87,9 @@ def test_a_wrong_permit_file(shop, permit, expected):
     text = problem(shop, permit=permit, hard=None, approval=None)
     assert expected in text
     assert text.startswith("policies/permit.cedar:")
+
+
+UNLESS = "unless { context.session.approved }"
 
 
 @pytest.mark.parametrize(
@@ -115,6 +119,25 @@ def test_a_wrong_permit_file(shop, permit, expected):
         (
             f'@id("a") @approval("manager") permit {SCOPE} unless {{ context.session.approved }};',
             "is a permit",
+        ),
+        *(
+            (
+                f'@id("a") @approval("manager") @quorum("{text}") forbid {SCOPE} {UNLESS};',
+                why,
+            )
+            for text, why in [
+                ("0", "a quorum that is none"),
+                ("-1", "a quorum that is none"),
+                ("two", "a quorum that is none"),
+                ("17", "a quorum that is none"),
+                ("²", "a quorum that is none"),
+                ("2 ", "a quorum that is none"),
+                ("1", "a quorum of one"),
+            ]
+        ),
+        (
+            f'@id("a") @quorum("2") forbid {SCOPE} unless {{ context.session.approved }};',
+            "has @quorum without @approval",
         ),
     ],
 )

@@ -55,6 +55,10 @@ def failure(make_bundle, case):
             "expected an approval by clerk, got one by manager",
         ),
         (
+            "tool: refund\n    arguments: {order_id: a, amount: 75}\n    expect: needs_approval\n    quorum: 2\n    policies: [big-refunds]",
+            "expected an approval by 2 people, got one by 1",
+        ),
+        (
             "tool: refund\n    arguments: {order_id: a, amount: 2.00001}\n    expect: deny\n    policies: [x]",
             "expected deny by x, got it by no policy",
         ),
@@ -78,6 +82,7 @@ def test_several_failing_cases_are_one_error(make_bundle):
         (HEAD + GOOD.replace("policies: [small-refunds]", ""), "policies"),
         (HEAD + GOOD.replace("expect: allow", "expect: maybe"), "expect"),
         (HEAD + GOOD + "    role: manager\n", "role goes with"),
+        (HEAD + GOOD + "    quorum: 2\n", "quorum goes with"),
         (HEAD + GOOD + "    session: {approved: true}\n", "approved"),
         (HEAD + GOOD + "    provenance: {amount: heaven}\n", "provenance"),
         (HEAD + GOOD + "    session: {calls: -1}\n", "calls"),

@@ -74,5 +74,5 @@ def test_a_policy_may_compare_a_whole_group(shop):
 
 def test_facts_nobody_reads_are_checked_all_the_same(engine, shop):
     request = shop.request("get_order", {"order_id": 3})
-    assert engine._slices["get_order"].used == NOTHING
+    assert engine._slices[True]["get_order"].used == NOTHING
     assert engine.decide(request).errors

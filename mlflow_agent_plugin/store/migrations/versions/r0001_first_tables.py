@@ -5,6 +5,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
+from mlflow_agent_plugin.store.migrations import no_way_back
+
 revision = "0001"
 down_revision = None
 branch_labels = None
@@ -137,3 +139,6 @@ def _make_append_only(dialect: str) -> None:
             f"CREATE TRIGGER {table}_no_truncate BEFORE TRUNCATE ON {table} "
             "FOR EACH STATEMENT EXECUTE FUNCTION agent_audit_refuse()"
         )
+
+
+downgrade = no_way_back

@@ -1,0 +1,228 @@
+"""The audit of one call: what is said before its effect, and what is said after.
+
+Rules:
+- A decision is on record, durably, before anything else happens because of it. Until then it waits
+  here, to share a transaction with what it leads to: the request for an approval, the claim and
+  the start of a tool, or the refusal.
+- The session state a call came from is saved with the first of them (`core.unsaved`).
+- A call's end is recorded once, in one transaction with its ledger entry.
+- That a credential was lent is recorded with the call's end: scope and source, never a value. The
+  start names the scopes, for a call whose worker died meanwhile.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from mlflow_agent_plugin.entities import (
+    CallStatus,
+    Decision,
+    PolicyRequest,
+    ToolCall,
+    ToolCallRecord,
+    canonical_json,
+    sha256_digest,
+)
+from mlflow_agent_plugin.entities.sensitive import mask_value
+from mlflow_agent_plugin.trust import AuditKind, AuditSubject, Credential
+
+if TYPE_CHECKING:
+    from mlflow_agent_plugin.core.gateway.governance import Governance
+    from mlflow_agent_plugin.core.turn import Turn
+    from mlflow_agent_plugin.trust import AuditTransaction, CallRefusedError
+
+MAX_AUDITED_BYTES = 8192
+"""Larger arguments are audited by their digest."""
+
+AuditWrite = Callable[["AuditTransaction"], object]
+"""Writes what has to be in the same transaction as the events."""
+
+
+class CallJournal:
+    """Audits one call.
+
+    Args:
+        trust: Its audit, and the privacy filter for what a refusal says.
+        call: The call as the model sent it, or as a reviewer edited it since.
+        turn: The turn it belongs to.
+        agent: Agent name.
+        agent_digest: Digest of the bundle.
+
+    Attributes:
+        decision: The last decision about the call, None before the first.
+    """
+
+    def __init__(
+        self, trust: Governance, call: ToolCall, turn: Turn, *, agent: str, agent_digest: str
+    ) -> None:
+        self.call = call
+        self.decision: Decision | None = None
+        self._canonical: bytes | None = None
+        self._edited: dict[str, Any] = {}
+        self._audit = trust.audit
+        self._privacy = trust.privacy
+        self._turn = turn
+        self._agent = agent
+        self._agent_digest = agent_digest
+        self._credentials: dict[str, str] = {}
+        self._pending: list[tuple[AuditKind, AuditSubject, dict[str, Any]]] = []
+        self._record: ToolCallRecord | None = None
+
+    def decided(
+        self, decision: Decision, request: PolicyRequest, *, approval_id: str | None = None
+    ) -> None:
+        """Note a decision; the next transaction records it."""
+        self.decision = decision
+        body = {
+            "decision": decision.to_dict(),
+            "provenance": dict(request.provenance),
+            "session": dict(request.session),
+            "approval_id": approval_id,
+            "edited": sorted(self._edited),
+        }
+        self._pending.append((AuditKind.TOOL_CALL_DECIDED, self._subject, body))
+
+    def accepted(self, canonical: bytes) -> None:
+        """Note the canonical JSON of the arguments, so that it need not be made again."""
+        self._canonical = canonical
+
+    def edited(self, call: ToolCall, edited: Mapping[str, Any]) -> None:
+        """Go on with the call as a reviewer edited it.
+
+        Args:
+            call: The call as records are told of it.
+            edited: The arguments he put.
+        """
+        self.call = call
+        self._canonical = None
+        self._edited = dict(edited)
+        self.__dict__.pop("_subject", None)
+
+    @contextmanager
+    def transaction(self) -> Iterator[AuditTransaction]:
+        """Record what was noted, and in the same transaction whatever the block writes.
+
+        A block that raises leaves what was noted for the next transaction.
+        """
+        with self._turn.unsaved.saving() as save, self._audit.transaction() as transaction:
+            save(transaction.connection)
+            for kind, subject, body in self._pending:
+                transaction.append(kind, subject, **body)
+            yield transaction
+        self._pending.clear()
+
+    def record_decisions(self) -> None:
+        """Record what was noted, now."""
+        if self._pending:
+            with self.transaction():
+                pass
+
+    def lent(self, credential: Any) -> None:
+        """Note what the tool got for its scopes; the call's end records it."""
+        if isinstance(credential, Credential):
+            self._credentials = credential.providers
+
+    def starts(self, transaction: AuditTransaction, **facts: Any) -> None:
+        """Record that the tool starts."""
+        transaction.append(AuditKind.TOOL_CALL_STARTED, self._subject, **facts)
+
+    def ended(
+        self,
+        *,
+        output: Mapping[str, Any] | None = None,
+        refusal: CallRefusedError | None = None,
+        seconds: float = 0.0,
+        also: AuditWrite | None = None,
+    ) -> ToolCallRecord:
+        """Record what became of the call, and return it; later calls only return it.
+
+        Args:
+            output: What the tool gave, as the model will see it; None with a refusal.
+            refusal: Why the call ended otherwise.
+            seconds: Time spent in the tool.
+            also: Writes the ledger's entry.
+        """
+        if self._record is not None:
+            return self._record
+        record = self._record_of(output, refusal, seconds)
+        with self.transaction() as transaction:
+            if also is not None:
+                also(transaction)
+            transaction.append(
+                AuditKind.TOOL_CALL_FINISHED,
+                self._subject,
+                status=record.status.value,
+                error=self._turn.audited(record.error),
+                output_digest=None if refusal else sha256_digest(canonical_json(output)),
+                seconds=round(seconds, 6),
+                **({"credentials": self._credentials} if self._credentials else {}),
+            )
+        self._record = record
+        return record
+
+    def _record_of(
+        self,
+        output: Mapping[str, Any] | None,
+        refusal: CallRefusedError | None,
+        seconds: float,
+    ) -> ToolCallRecord:
+        decision = self.decision
+        return ToolCallRecord(
+            call_id=self.call.call_id,
+            tool=self.call.tool,
+            arguments=dict(self.call.arguments),
+            status=CallStatus.EXECUTED if refusal is None else refusal.status,
+            decision="" if decision is None else decision.value.value,
+            policy_ids=() if decision is None else decision.policy_ids,
+            output=output,
+            error=None if refusal is None else f"{refusal.kind}: {self.told(refusal)}",
+            seconds=seconds,
+            edited={} if refusal else self._edited,
+            retry_after_seconds=None if refusal is None else refusal.retry_after_seconds,
+        )
+
+    def told(self, refusal: CallRefusedError) -> str:
+        """Return what may be said of why the call was refused: it may quote tool or arguments."""
+        return self._privacy.told(refusal.message, session_id=self._turn.session_id)
+
+    @cached_property
+    def _subject(self) -> AuditSubject:
+        turn = self._turn
+        return AuditSubject(
+            request_id=turn.request_id,
+            session_id=turn.session_id,
+            actor=turn.actor,
+            agent=self._agent,
+            agent_digest=self._agent_digest,
+            call_id=self.call.call_id,
+            tool=self.call.tool[:256],
+            arguments=auditable_arguments(
+                self.call.arguments, turn.audited, canonical=self._canonical
+            ),
+        )
+
+
+def auditable_arguments(
+    arguments: Mapping[str, Any],
+    audited: Callable[[Any], Any] = mask_value,
+    *,
+    canonical: bytes | None = None,
+) -> Any:
+    """Return arguments as the audit holds them: masked; large or deep ones by their digest.
+
+    `canonical` is their canonical JSON, if it was made already.
+    """
+    try:
+        text = canonical or canonical_json(dict(arguments))
+    except (ValueError, TypeError, RecursionError):
+        return {"unreadable": True}
+    if len(text) > MAX_AUDITED_BYTES:
+        return {"digest": sha256_digest(text), "bytes": len(text)}
+    try:
+        return audited(json.loads(text))
+    except RecursionError:  # spelling a value takes fewer frames than masking it
+        return {"digest": sha256_digest(text), "bytes": len(text)}
