@@ -188,7 +188,7 @@ with run_suite(load_bundle(sys.argv[1]), load_suite(sys.argv[2]), workers=1, pro
     assert done[-1] == 400
     assert len(done) == len(set(done))
     assert children
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while any(Path(f"/proc/{pid}").exists() for pid in children):
         assert time.monotonic() < deadline, "a worker survived its parent"
         os.sched_yield()

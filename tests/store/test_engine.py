@@ -10,7 +10,6 @@ import stat
 import subprocess
 import sys
 import threading
-import time
 from datetime import datetime
 from pathlib import Path
 
@@ -363,7 +362,7 @@ def test_a_child_forked_during_a_sqlite_transaction_refuses_to_use_the_store(tmp
         assert names(store) == ["s"]
 
 
-def test_opening_a_store_that_is_up_to_date_is_quick_and_loads_no_alembic(tmp_path):
+def test_opening_a_store_that_is_up_to_date_loads_no_alembic(tmp_path):
     uri = f"sqlite:///{tmp_path}/agents.db"
     Store.open(uri).close()
     script = (
@@ -373,9 +372,3 @@ def test_opening_a_store_that_is_up_to_date_is_quick_and_loads_no_alembic(tmp_pa
         "assert 'alembic' not in sys.modules and 'mlflow' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", script, uri], check=True)
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        Store.open(uri).close()
-        times.append(time.perf_counter() - start)
-    assert min(times) < 0.030

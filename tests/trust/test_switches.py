@@ -137,17 +137,20 @@ with Store.open(sys.argv[1]) as store:
     board = SwitchBoard(store)
     board.check(agent="bank", tenant="acme")
     print("ready", flush=True)
-    until = time.monotonic() + 30
+    until = time.monotonic() + 120
+    allowed = 0.0
     while time.monotonic() < until:
+        begun = time.time()
         try:
             board.check(agent="bank", tenant="acme")
+            allowed = begun
         except StoppedError:
-            print(time.time(), flush=True)
+            print(allowed, flush=True)
             break
 """
 
 
-def test_every_process_sees_a_switch_within_a_second(store_uri, spawn):
+def test_no_check_begun_a_second_after_a_stop_is_allowed_in_any_process(store_uri, spawn):
     with Store.open(store_uri) as store:
         workers = [spawn(WATCH, store_uri) for _ in range(2)]
         for worker in workers:
@@ -156,8 +159,9 @@ def test_every_process_sees_a_switch_within_a_second(store_uri, spawn):
         board.stop("agent", "bank", reason="x", by=OLGA)
         thrown = time.time()
         for worker in workers:
-            out, error = worker.communicate(timeout=60)
+            out, error = worker.communicate(timeout=180)
             assert worker.returncode == 0, error
+            assert out, "the switch was never seen"
             assert float(out) - thrown < 1.0
 
 
