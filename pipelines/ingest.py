@@ -6,6 +6,8 @@ Rules:
   same side. It is tested on, never trained on; nor is anything in the base data's test split.
 - Texts are masked before they are written. Nothing is repaired here: an empty text or an unknown
   label goes on to the validation, which stops the pipeline and names it.
+- All that people said (remarks) is written too, as a table of its own, for the validation and for
+  DVC; nothing is trained on it but its corrections.
 - Where the results will go (tracking and registry) is noted too: another server, another candidate.
 """
 
@@ -17,9 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlflow_agent_plugin.entities.sensitive import mask_text
-from mlflow_agent_plugin.errors import DataError
 from mlflow_agent_plugin.foundation.planner.words import fold
 from pipelines.data import find_banking77, read_labelled
+from pipelines.feedback import read_feedback
 from pipelines.stage import Params, stage, write_json
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ def ingest(params: Params) -> str:
     base = read_labelled(folder / "train.csv")
     base = base[~base["category"].isin(wanted.exclude_intents)]
     tests = read_labelled(folder / "test.csv") if (folder / "test.csv").is_file() else base.iloc[:0]
-    feedback = read_feedback(Path(wanted.feedback))
+    feedback, remarks = read_feedback(Path(wanted.feedback))
     requests = combine(base, tests, feedback, holdout_share=wanted.holdout_share)
     counts = requests.groupby(["source", "split"]).size()
     out = params.dataset
@@ -55,6 +57,7 @@ def ingest(params: Params) -> str:
     _write(training[["text", "category"]], out / "train.csv")
     _write(pd.concat([tests, held[["text", "category"]]]), out / "test.csv")
     _write(held[["text", "category"]], out / "holdout.csv")
+    _write(remarks, params.remarks)
     write_json(
         out / "ingest.json",
         {
@@ -108,41 +111,6 @@ def combine(
     whole = pd.concat([base, given], ignore_index=True)[list(COLUMNS)]
     whole.attrs.update(in_test_split=in_test_split, relabelled=relabelled)
     return whole
-
-
-def read_feedback(path: Path) -> pd.DataFrame:
-    """Return labelled feedback with ``text``, ``label``, ``labelled_at`` and ``row``.
-
-    Raises:
-        DataError: The file is missing, is neither CSV nor parquet, or lacks text or label.
-    """
-    import pandas as pd
-
-    try:
-        if path.suffix == ".parquet":
-            frame = pd.read_parquet(path)
-        else:
-            frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except OSError as error:
-        raise DataError(f"cannot be read: {error}", where=str(path)) from error
-    except (ValueError, pd.errors.ParserError) as error:
-        raise DataError(
-            f"is neither CSV in UTF-8 nor parquet: {error}".splitlines()[0],
-            where=str(path),
-            hint="Give a file with the columns text and label.",
-        ) from error
-    missing = [name for name in ("text", "label") if name not in frame.columns]
-    if missing:
-        raise DataError(
-            f"has no column {missing[0]}",
-            where=str(path),
-            hint="Give a file with the columns text and label.",
-        )
-    if "labelled_at" not in frame.columns:
-        frame["labelled_at"] = ""
-    times = pd.to_datetime(frame["labelled_at"], utc=True, errors="coerce", format="ISO8601")
-    texts = {name: frame[name].fillna("").astype(str) for name in ("text", "label")}
-    return pd.DataFrame({**texts, "labelled_at": times, "row": range(len(frame))})
 
 
 def target() -> dict[str, Any]:

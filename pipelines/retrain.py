@@ -37,6 +37,7 @@ from mlflow_agent_plugin.lifecycle.lease import model_lease, pipeline_lease
 from mlflow_agent_plugin.lifecycle.places import absolute_uri
 from mlflow_agent_plugin.store import Store
 from pipelines.stage import PARAMS_FILE, Params, read_json, read_params, write_json
+from pipelines.validate import FAILED_ROWS
 
 PROJECT = Path(__file__).resolve().parents[1]
 RESULT_FILE = "result.json"
@@ -57,7 +58,7 @@ def prepare_workspace(
     Args:
         workspace: The folder; made if missing, kept if an earlier run made it.
         project: The checkout whose stages and agents are used.
-        feedback: Labelled feedback; None: none.
+        feedback: What people said: labels, or remarks; None: nothing.
         **values: Sections of ``params.yaml`` (``ingest``, ``evaluate`` …) with this run's values,
             and ``agent``.
 
@@ -249,8 +250,8 @@ def _log_validation(build: Path, run_id: str) -> None:
     client.set_tag(run_id, "agent.validation", "passed" if good else "failed")
     said = run.data.tags.get("mlflow.note.content", "")
     link = f"Data validation {'passed' if good else '**failed**'}: [Data Docs]({page})"
-    if not good:
-        link += f", [failed rows]({page.replace('index.html', 'failed_rows.csv')})"
+    for name in () if good else sorted(FAILED_ROWS.values()):
+        link += f", [{name}]({page.replace('index.html', name)})"
     client.set_tag(run_id, "mlflow.note.content", f"{said}\n\n{link}".strip())
 
 
@@ -277,7 +278,7 @@ def _log(result: Mapping[str, Any], model_name: str, run_id: str) -> None:
 
 
 def _log_data_version(workspace: Path, run_id: str) -> None:
-    """Keep in the run which data it was: DVC's lock file, and the dataset's hash in it."""
+    """Keep in the run which data it was: DVC's lock file, and the hashes in it."""
     from mlflow import MlflowClient
 
     lock = workspace / "dvc.lock"
@@ -286,9 +287,11 @@ def _log_data_version(workspace: Path, run_id: str) -> None:
     client = MlflowClient()
     client.log_artifact(run_id, str(lock))
     outs = yaml.safe_load(lock.read_text(encoding="utf-8"))["stages"].get("ingest", {})
+    tags = {"dataset": "agent.dataset.md5", "remarks.csv": "agent.remarks.md5"}
     for out in outs.get("outs", []):
-        if out["path"].endswith("/dataset"):
-            client.set_tag(run_id, "agent.dataset.md5", out["md5"])
+        tag = tags.get(Path(out["path"]).name)
+        if tag is not None:
+            client.set_tag(run_id, tag, out["md5"])
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -296,7 +299,7 @@ def _log_data_version(workspace: Path, run_id: str) -> None:
 @click.option("--model-name", default="support", show_default=True, help="Registered model.")
 @click.option("--to", default="Production", show_default=True, help="Stage or @alias to ask for.")
 @click.option("--agent", default="agents/support", show_default=True, help="Folder of the agent.")
-@click.option("--feedback", default="", help="CSV or parquet file with text and label.")
+@click.option("--feedback", default="", help="CSV or parquet file: labels, or remarks.")
 @click.option("--base", default="", help="Folder with train.csv and test.csv; default: BANKING77.")
 @click.option("--exclude-intents", default="", help="Intents of the base data to leave out.")
 @click.option("--suites", default="", help="Suites to evaluate on, separated by commas.")

@@ -30,7 +30,8 @@ class IngestParams(StrictModel):
 
     Attributes:
         base: Folder with train.csv and test.csv; empty: BANKING77, or the project's small set.
-        feedback: CSV or parquet file with text and label.
+        feedback: CSV or parquet file with text and label, or of all that people said
+            (`lifecycle.collect_remarks`).
         exclude_intents: Intents of the base data to leave out (feedback may still bring them).
         holdout_share: Share of the feedback kept back, for the suite on new traffic.
     """
@@ -105,6 +106,11 @@ class Params(StrictModel):
         return Path(self.build) / "dataset"
 
     @property
+    def remarks(self) -> Path:
+        """All that people said, as it came in, masked."""
+        return Path(self.build) / "remarks.csv"
+
+    @property
     def data_docs(self) -> Path:
         """Folder of Great Expectations' report."""
         return Path(self.build) / "data_docs"
@@ -114,7 +120,10 @@ class Params(StrictModel):
         """Folder of the candidate's bundle."""
         return Path(self.build) / "bundle"
 
-    def result(self, stage: Literal["target", "validation", "evaluation", "version"]) -> Path:
+    def result(
+        self,
+        stage: Literal["target", "validation", "remarks_validation", "evaluation", "version"],
+    ) -> Path:
         """Return where the result of a stage is."""
         return Path(self.build) / f"{stage}.json"
 

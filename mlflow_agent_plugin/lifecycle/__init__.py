@@ -22,6 +22,7 @@ _LAZY = {
     "choose_for_labelling": "mlflow_agent_plugin.lifecycle.selection",
     "collect_feedback": "mlflow_agent_plugin.lifecycle.labels",
     "collect_labels": "mlflow_agent_plugin.lifecycle.labels",
+    "collect_remarks": "mlflow_agent_plugin.lifecycle.remarks",
     "correct_request": "mlflow_agent_plugin.lifecycle.feedback",
     "decide": "mlflow_agent_plugin.lifecycle.triggers",
     "give_thumb": "mlflow_agent_plugin.lifecycle.feedback",
@@ -45,6 +46,7 @@ __all__ = [
     "choose_for_labelling",
     "collect_feedback",
     "collect_labels",
+    "collect_remarks",
     "correct_request",
     "decide",
     "give_thumb",
@@ -68,6 +70,7 @@ if TYPE_CHECKING:
         write_labels,
     )
     from mlflow_agent_plugin.lifecycle.lease import model_lease, pipeline_lease
+    from mlflow_agent_plugin.lifecycle.remarks import collect_remarks
     from mlflow_agent_plugin.lifecycle.retraining import RetrainResult, retrain, run_trigger
     from mlflow_agent_plugin.lifecycle.reviews import ReviewFeedback, log_reviews
     from mlflow_agent_plugin.lifecycle.rollback import roll_back

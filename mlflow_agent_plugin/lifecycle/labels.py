@@ -2,7 +2,8 @@
 
 Rules:
 - One reading of the traces makes one table (`collect_feedback`): a row per request anybody said
-  something about. The labels are its rows that have one (`collect_labels`).
+  something about. The labels are its rows that have one (`collect_labels`). `remarks` makes a row
+  of everything each person said.
 - A label is an assessment with the name `LABEL_ASSESSMENT`: an expectation, or feedback whose value
   is the right intent. The newest valid one of a trace counts.
 - Only people count (source type HUMAN): a model's opinion would teach it its own mistakes. Of
@@ -13,7 +14,7 @@ Rules:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,13 +55,10 @@ def collect_feedback(
     """
     import pandas as pd
 
-    start = 0 if since is None else int(since.timestamp() * 1000)
-    found: list[dict[str, Any]] = []
-    for experiment in list_experiments(experiment_ids):
-        for info in iter_traces(experiment, start):
-            row = _feedback_row(info)
-            if row is not None and (agent is None or row["agent"] == agent):
-                found.append(row)
+    found = [
+        _feedback_row(row, said)
+        for row, said in iter_said(experiment_ids, since=since, agent=agent)
+    ]
     frame = pd.DataFrame(found, columns=list(FEEDBACK_COLUMNS))
     frame["labelled_at"] = pd.to_datetime(frame["labelled_at"], unit="ms", utc=True)
     return frame.sort_values(["event_time", "trace_id"], ignore_index=True)
@@ -79,6 +77,36 @@ def collect_labels(
     said = collect_feedback(experiment_ids, since=since, agent=agent)
     labelled = said[said["label"].notna() & said["text"].astype(bool)]
     return labelled[list(LABEL_COLUMNS)].sort_values(["labelled_at", "trace_id"], ignore_index=True)
+
+
+def iter_said(
+    experiment_ids: Sequence[str] | str | None = None,
+    *,
+    since: datetime | None = None,
+    agent: str | None = None,
+) -> Iterator[tuple[dict[str, Any], list[Any]]]:
+    """Yield each request people said something about: its monitoring row, and all they said.
+
+    What they said is the trace's valid assessments by people, the oldest first.
+
+    Args: as `collect_feedback`.
+    """
+    start = 0 if since is None else int(since.timestamp() * 1000)
+    for experiment in list_experiments(experiment_ids):
+        for info in iter_traces(experiment, start):
+            said = sorted(
+                (a for a in info.assessments or () if is_human(a) and a.valid is not False),
+                key=said_at,
+            )
+            summary = summary_of(info)
+            if not any(a.name in _NAMES for a in said) or summary is None:
+                continue
+            try:
+                row = row_from_summary(summary, trace_id=info.trace_id)
+            except DataError:
+                continue
+            if agent is None or row["agent"] == agent:
+                yield row, said
 
 
 def write_labels(labels: pd.DataFrame, path: str | Path) -> Path:
@@ -106,17 +134,14 @@ def value_of(assessment: Any) -> Any:
     return getattr(assessment.expectation or assessment.feedback, "value", None)
 
 
-def _feedback_row(info: Any) -> dict[str, Any] | None:
-    said = sorted(
-        (a for a in info.assessments or () if is_human(a) and a.valid is not False), key=said_at
-    )
-    summary = summary_of(info)
-    if not any(a.name in _NAMES for a in said) or summary is None:
-        return None
-    try:
-        row = row_from_summary(summary, trace_id=info.trace_id)
-    except DataError:
-        return None
+def comment_of(assessment: Any) -> str | None:
+    """Return why it was said, masked; None if nobody gave a reason."""
+    # An expectation has no rationale: `feedback` keeps the comment on one beside it.
+    found = assessment.rationale or (assessment.metadata or {}).get("comment")
+    return None if not found else mask_text(str(found))
+
+
+def _feedback_row(row: dict[str, Any], said: list[Any]) -> dict[str, Any]:
     values = {name: [value_of(a) for a in said if a.name == name] for name in _NAMES}
     thumbs = {a.source.source_id: value_of(a) for a in said if a.name == THUMB_ASSESSMENT}
     reviews = Counter(str(value) for value in values[REVIEW_ASSESSMENT])
@@ -135,14 +160,8 @@ def _feedback_row(info: Any) -> dict[str, Any] | None:
         "approved": reviews["approved"],
         "rejected": reviews["rejected"],
         "edited": reviews["edited"],
-        "comments": [mask_text(text) for text in map(_comment, said) if text],
+        "comments": [text for text in map(comment_of, said) if text],
     }
 
 
 _NAMES = (LABEL_ASSESSMENT, ANSWER_EXPECTATION, THUMB_ASSESSMENT, REVIEW_ASSESSMENT)
-
-
-def _comment(assessment: Any) -> str | None:
-    # An expectation has no rationale: `feedback` keeps the comment on one beside it.
-    found = assessment.rationale or (assessment.metadata or {}).get("comment")
-    return None if found is None else str(found)

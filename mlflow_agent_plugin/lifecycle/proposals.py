@@ -260,11 +260,11 @@ def run_job(job: str, arguments: Mapping[str, Any]) -> str:
         ConfigError: There is no such job.
     """
     if job == "retrain":
-        from mlflow_agent_plugin.lifecycle.labels import collect_labels
+        from mlflow_agent_plugin.lifecycle.remarks import collect_remarks
         from mlflow_agent_plugin.lifecycle.retraining import retrain
 
         values = dict(arguments)
-        return retrain(values.pop("reason"), labels=collect_labels(), **values).summary()
+        return retrain(values.pop("reason"), labels=collect_remarks(), **values).summary()
     if job == "evaluate":
         from mlflow_agent_plugin.development import evaluate
 

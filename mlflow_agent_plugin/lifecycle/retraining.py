@@ -111,7 +111,9 @@ def retrain(
         model_name: Registered model the candidate becomes a version of.
         to: Stage, or alias written ``@champion``, the request asks for.
         workspace: Folder the pipeline works in; default: ``build/retrain`` of the project.
-        labels: Labelled requests: a file, or a frame (`collect_labels`) with text and label.
+        labels: What to learn from, a file or a frame: all that people said (`collect_remarks`),
+            which is checked and versioned as a whole, or labelled requests alone
+            (`collect_labels`, or anything with text and label).
         suites: Suites to evaluate on; default: one from the base data's test split.
         exclude_intents: Intents of the base data to leave out.
         parameters: More parameters of the MLproject entry point ``retrain``.

@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlflow_agent_plugin.errors import ConfigError, DataError
-from pipelines.ingest import COLUMNS, combine, ingest, read_feedback, target
+from mlflow_agent_plugin.lifecycle.remarks import REMARK_COLUMNS
+from pipelines.feedback import read_feedback
+from pipelines.ingest import COLUMNS, combine, ingest, target
 from pipelines.stage import Params, read_json, read_params
 
 
@@ -172,7 +174,55 @@ def test_feedback_that_is_none_is_refused_with_the_file_named(tmp_path, content,
 def test_feedback_may_be_parquet_with_missing_values(tmp_path):
     path = tmp_path / "feedback.parquet"
     pd.DataFrame({"text": ["a", None], "label": [None, "b"]}).to_parquet(path)
-    assert read_feedback(path)[["text", "label"]].to_numpy().tolist() == [["a", ""], ["", "b"]]
+    labels, remarks = read_feedback(path)
+    assert labels[["text", "label"]].to_numpy().tolist() == [["a", ""], ["", "b"]]
+    assert remarks.empty
+
+
+REMARKS = """\
+remark_id,trace_id,agent,agent_digest,text,intent,outcome,kind,value,by,said_at,comment,more
+a-1,tr-1,support,sha256:aa,ring it,window,answered,thumb,down,ann,2026-01-01T00:00:00Z,no,x
+a-2,tr-1,support,sha256:aa,ring it,window,answered,intent,door,jo@example.org,2026-01-02T00:00:00Z,,x
+a-3,tr-1,support,sha256:aa,ring it,window,answered,intent,bell,ann,2026-01-03T00:00:00Z,mail jo@example.org,x
+a-4,tr-2,support,sha256:aa,open,window,answered,answer,Ask jo@example.org,ann,,,x
+"""
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_of_all_that_people_said_the_corrections_are_labels_and_the_rest_is_kept_beside(
+    params, tmp_path, kind
+):
+    path = tmp_path / "said.csv"
+    path.write_text(REMARKS)
+    if kind == "parquet":
+        frame = pd.read_csv(path)
+        frame["said_at"] = pd.to_datetime(frame["said_at"])
+        path = tmp_path / "said.parquet"
+        frame.to_parquet(path, index=False)
+    given = params.ingest.model_copy(update={"feedback": str(path)})
+    ingest(params.model_copy(update={"ingest": given}))
+    assert (params.dataset / "train.csv").read_text().splitlines()[-1] == "ring it,bell"
+    kept = pd.read_csv(params.remarks, dtype=str, keep_default_na=False)
+    assert tuple(kept.columns) == REMARK_COLUMNS
+    assert kept["kind"].tolist() == ["thumb", "intent", "intent", "answer"]
+    assert kept["said_at"][3] == ""
+    assert kept["said_at"][0].startswith("2026-01-01")
+    assert kept["comment"][2] == "mail <EMAIL>"
+    assert kept["value"][3] == "Ask <EMAIL>"
+    assert kept["by"][1].startswith("person-")
+    assert "example.org" not in params.remarks.read_text()
+
+
+def test_remarks_that_lack_a_column_are_refused_with_it_named(tmp_path):
+    path = tmp_path / "said.csv"
+    path.write_text("kind,value,text\nthumb,up,hello\n")
+    with pytest.raises(DataError, match="no column remark_id"):
+        read_feedback(path)
+
+
+def test_a_file_of_labels_makes_an_empty_table_of_remarks(params):
+    ingest(params)
+    assert params.remarks.read_text().splitlines() == [",".join(REMARK_COLUMNS)]
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 from mlflow_agent_plugin.errors import ConfigError, LeaseLostError, PipelineError
 from mlflow_agent_plugin.lifecycle.fencing import HeldLease
+from mlflow_agent_plugin.lifecycle.remarks import REMARK_COLUMNS
 from mlflow_agent_plugin.store import Store
 from mlflow_agent_plugin.store.leases import LeaseTable
 from pipelines.register import register
@@ -52,6 +53,30 @@ def feedback(path, label=NEW):
     rows = small("train.csv", NEW).rename(columns={"category": "label"})
     rows["label"] = label
     rows.to_csv(path, index=False)
+    return path
+
+
+def remarks(path, label=NEW, thumb="up"):
+    """As `collect_remarks` gives them: a correction of each request, and one thumb."""
+    texts = small("train.csv", NEW)["text"].tolist()
+    rows = [
+        {
+            "remark_id": f"a-{number}",
+            "trace_id": f"tr-{number:032x}",
+            "agent": "support",
+            "agent_digest": "sha256:aa",
+            "text": text,
+            "intent": "atm_support",
+            "outcome": "answered",
+            "kind": "intent" if number else "thumb",
+            "value": label if number else thumb,
+            "by": "rita",
+            "said_at": f"2026-03-04 05:06:{number % 60:02d}+00:00",
+            "comment": "",
+        }
+        for number, text in enumerate([texts[0], *texts])
+    ]
+    pd.DataFrame(rows, columns=list(REMARK_COLUMNS)).to_csv(path, index=False)
     return path
 
 
@@ -210,10 +235,10 @@ def test_bad_labels_stop_it_and_good_ones_lead_to_one_version_that_waits_for_app
     client = mlflow.MlflowClient()
     workspace = tmp_path / "w"
 
-    def run(labels, **evaluation):
+    def run(labels, thumb="up", **evaluation):
         prepare_workspace(
             workspace,
-            feedback=feedback(tmp_path / "labels.csv", labels),
+            feedback=remarks(tmp_path / "said.csv", labels, thumb),
             ingest={"base": str(base)},
             evaluate={"workers": 1, **evaluation},
             request={"reason": "drift"},
@@ -223,13 +248,14 @@ def test_bad_labels_stop_it_and_good_ones_lead_to_one_version_that_waits_for_app
     # As MLflow starts it: the command, with a run of its own.
     pipeline_run = client.create_run("0").info.run_id
     monkeypatch.setenv("MLFLOW_RUN_ID", pipeline_run)
-    bad = feedback(tmp_path / "labels.csv", "no_such_intent")
+    bad = remarks(tmp_path / "said.csv", "no_such_intent", thumb="sideways")
     command = ["--workspace", workspace, "--feedback", bad, "--base", base, "--workers", 1]
     done = CliRunner().invoke(main, [str(part) for part in command])
     monkeypatch.delenv("MLFLOW_RUN_ID")
     assert done.exit_code == 2
     assert "stage validate" in done.stderr
     assert "expect_column_values_to_be_in_set(category)" in done.stderr
+    assert "expect_column_values_to_be_in_set(value where kind == 'thumb')" in done.stderr
     assert not (workspace / "build" / "planner").exists()
     assert read_json(workspace / "result.json")["ok"] is False
     assert client.search_registered_models() == []
@@ -239,7 +265,10 @@ def test_bad_labels_stop_it_and_good_ones_lead_to_one_version_that_waits_for_app
     assert tags["agent.dataset.md5"].endswith(".dir")
     assert f"/runs/{pipeline_run}/artifacts/validation/index.html" in tags["mlflow.note.content"]
     kept = {item.path for item in client.list_artifacts(pipeline_run, "validation")}
-    assert {"validation/index.html", "validation/failed_rows.csv"} <= kept
+    lists = {"validation/failed_rows.csv", "validation/failed_remarks.csv"}
+    assert lists | {"validation/index.html"} <= kept
+    assert "failed_remarks.csv" in tags["mlflow.note.content"]
+    assert len(tags["agent.remarks.md5"]) == 32
 
     # A stage that fails late leaves the registry untouched, and the next run goes on there.
     with pytest.raises(PipelineError, match="stage evaluate"):
@@ -260,7 +289,11 @@ def test_bad_labels_stop_it_and_good_ones_lead_to_one_version_that_waits_for_app
     assert by_kind["approvals"] == "unmet"
     assert len(load_reference("models:/support/1")) > 0
 
-    again = run(NEW)
+    # Another thumb is another table, which is checked, and no reason to train again.
+    again = run(NEW, thumb="down")
+    said = (workspace / "build" / "remarks.csv").read_text()
+    assert ",thumb,down,rita," in said
+    assert (workspace / "build" / "train.json").stat().st_mtime_ns == trained
     assert again["request"]["version"] == 1
     assert len(client.search_model_versions("name = 'support'")) == 1
 

@@ -75,6 +75,23 @@ def feedback_table(out: Path, experiments: tuple[str, ...]) -> Answer:
     return Answer({"path": str(out), "requests": len(found)}, (f"{len(found)} rows in {out}",))
 
 
+@feedback.command("remarks")
+@_out
+@_experiments
+@answers
+def feedback_remarks(out: Path, experiments: tuple[str, ...]) -> Answer:
+    """Write all that people said: one row per remark, with who and when.
+
+    That is what `retrain --labels` takes, too: its corrections are the labels, and all of it is
+    checked and versioned.
+    """
+    from mlflow_agent_plugin.lifecycle import collect_remarks, write_labels
+
+    found = collect_remarks([experiment_id(item) for item in experiments] or None)
+    write_labels(found, out)
+    return Answer({"path": str(out), "remarks": len(found)}, (f"{len(found)} rows in {out}",))
+
+
 @feedback.command("pick")
 @click.argument("table", type=EXISTING_TABLE)
 @click.option("--count", default=200, show_default=True, type=click.IntRange(1), help="At most.")

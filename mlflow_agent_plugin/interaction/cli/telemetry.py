@@ -161,7 +161,7 @@ def watch(
     Any number of watchers may run, on any machine that shares the runtime store: one looks at a
     time. What comes out waits for a reviewer.
     """
-    from mlflow_agent_plugin.lifecycle import collect_labels, load_policy, retrain
+    from mlflow_agent_plugin.lifecycle import collect_remarks, load_policy, retrain
     from mlflow_agent_plugin.lifecycle.watching import Watcher, gather_signals, version_in
     from mlflow_agent_plugin.observability.environment import load_sources
     from mlflow_agent_plugin.store import Store
@@ -187,7 +187,7 @@ def watch(
             project=project,
             model_name=model,
             to=to,
-            labels=collect_labels(),
+            labels=collect_remarks(),
             store=store,
         )
 

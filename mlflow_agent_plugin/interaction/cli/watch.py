@@ -222,7 +222,7 @@ def _short(value: float | None) -> str:
 )
 @click.option("--project", type=FOLDER, default=Path(), help="The checkout; default: here.")
 @click.option("--workspace", type=PATH, help="Where to work; default: build/retrain there.")
-@click.option("--labels", type=FILE, help="Labelled requests (CSV).")
+@click.option("--labels", type=FILE, help="What people said: labels, or remarks (CSV).")
 @click.option("--suite", "suites", multiple=True, type=PATH, help="A suite; may be repeated.")
 @click.option(
     "--param",

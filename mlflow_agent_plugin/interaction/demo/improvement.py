@@ -70,7 +70,7 @@ def _retrain(story: Story) -> str:
     import mlflow
 
     import mlflow_agent_plugin as agents
-    from mlflow_agent_plugin.lifecycle import collect_labels
+    from mlflow_agent_plugin.lifecycle import collect_remarks
 
     experiment = mlflow.get_experiment_by_name("support-traffic")
     assert experiment is not None
@@ -81,7 +81,7 @@ def _retrain(story: Story) -> str:
             workspace=story.place.folder / "retrain",
             model_name=MODEL,
             to=STAGE,
-            labels=collect_labels([experiment.experiment_id]),
+            labels=collect_remarks([experiment.experiment_id]),
             suites=[story.suites["whole"]],
             exclude_intents=HELD_BACK,
             parameters={
