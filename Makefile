@@ -6,7 +6,7 @@ DEMO_DIR := .demo
 export MLFLOW_DISABLE_TELEMETRY := true
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: agentdojo help demo clean-demo test unit lint format types layers notebooks docs benchmarks clean
+.PHONY: agentdojo help demo clean-demo test coverage unit mlflow-tests lint format types layers notebooks docs benchmarks clean
 
 help:  ## list what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -24,9 +24,22 @@ demo: $(VENV)/.installed  ## the whole loop: train, evaluate, gate, serve, drift
 clean-demo:  ## remove what the demo made
 	rm -rf $(DEMO_DIR)
 
+# Two workers, files whole. What fails beside others runs once more, alone: a server that did not
+# come up in time on a busy machine is told from a defect. It is named, and fails the build if it
+# fails again; a secret that got out (exit code 7, see tests/conftest.py) fails it at once.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+FAST := -m "not integration and not browser"
+SLOW := -m "integration or browser" --no-loadscope-reorder
+AGAIN = { [ $$? -eq 1 ] && echo "== what failed runs once more, alone ==" && \
+  $(BIN)/python -m pytest -v --last-failed --last-failed-no-failures none; }
+
 test: $(VENV)/.installed lint types layers  ## every check and test
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not integration and not browser" --cov --cov-report=
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "integration or browser" --cov --cov-append --cov-report=term
+	$(PYTEST) --cache-clear $(FAST) || $(AGAIN)
+	$(PYTEST) --cache-clear $(SLOW) || $(AGAIN)
+
+coverage: $(VENV)/.installed  ## the same tests, half as slow again, and what they do not reach
+	$(PYTEST) $(FAST) --cov --cov-report=
+	$(PYTEST) $(SLOW) --cov --cov-append --cov-report=term
 
 agentdojo: $(VENV)/.installed  ## the default policies against AgentDojo's banking suite
 	for attack in important_instructions direct; do \
@@ -35,7 +48,7 @@ agentdojo: $(VENV)/.installed  ## the default policies against AgentDojo's banki
 	done
 
 unit: $(VENV)/.installed  ## the fast tests only
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not integration and not browser"
+	$(PYTEST) $(FAST)
 
 mlflow-tests: $(VENV)/.installed  ## MLflow's own registry tests, gated beside stock: make mlflow-tests MLFLOW=<its checkout>
 	PYTHONPATH=. $(BIN)/python tests/mlflow_suite/compare.py $(MLFLOW)
