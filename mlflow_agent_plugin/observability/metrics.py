@@ -64,11 +64,12 @@ _RATES: dict[str, Callable[[Any], Any]] = {
     "violation_rate": lambda f: _kinds(f).map(_some),
 }
 
-_NEEDED = frozenset(
+ROW_COLUMNS = frozenset(
     {"tenant", "session_id", "outcome", "escalated", "clarified", "approvals", "rejected"}
     | {"denied", "failed", "seconds", "input_tokens", "output_tokens", "calls", "model_calls"}
     | {"cost_usd"}
 )
+"""Columns of the monitoring table that `compute_task_metrics` takes."""
 
 _QUANTILES = {"latency_p50_seconds": 0.5, "latency_p95_seconds": 0.95, "latency_p99_seconds": 0.99}
 
@@ -99,7 +100,7 @@ def compute_task_metrics(rows: pd.DataFrame) -> dict[str, TaskMetric]:
     Raises:
         DataError: `rows` are not of the monitoring table's schema.
     """
-    missing = sorted(_NEEDED - set(rows.columns))
+    missing = sorted(ROW_COLUMNS - set(rows.columns))
     if missing:
         raise DataError(f"rows lack {', '.join(missing)}: they are no monitoring rows")
     n = len(rows)

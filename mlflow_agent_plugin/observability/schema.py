@@ -16,7 +16,7 @@ import hashlib
 import hmac
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -329,13 +329,20 @@ def write_reference(rows: Iterable[Mapping[str, Any]], path: str | Path) -> Path
     return target
 
 
-def read_arrow(file: str | Path) -> pa.Table:
-    """Read one parquet file of the table's schema.
+def read_arrow(file: str | Path, *, names: Collection[str] | None = None) -> pa.Table:
+    """Read one parquet file of the table's schema, whole or only the columns `names`.
 
     Raises:
-        DataError: The file is missing, is no parquet file, or was written by a newer version.
+        DataError: The file is missing, is no parquet file, or was written by a newer version, or
+            the schema has no such column.
     """
-    return read_columns(file, COLUMNS, SCHEMA_VERSION)
+    if names is None:
+        return read_columns(file, COLUMNS, SCHEMA_VERSION)
+    unknown = sorted(set(names) - set(COLUMN_NAMES))
+    if unknown:
+        raise DataError(f"has no column {unknown[0]!r}", where="the monitoring table")
+    chosen = [column for column in COLUMNS if column.name in names]
+    return read_columns(file, chosen, SCHEMA_VERSION)
 
 
 def read_columns(file: str | Path, columns: Sequence[Column], version: int) -> pa.Table:
@@ -349,7 +356,8 @@ def read_columns(file: str | Path, columns: Sequence[Column], version: int) -> p
 
     try:
         with pq.ParquetFile(file) as opened:
-            table = opened.read()
+            there = set(opened.schema_arrow.names)
+            table = opened.read([column.name for column in columns if column.name in there])
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"cannot be read as parquet: {error}", where=str(file)) from error
     marks = table.schema.metadata or {}
@@ -376,8 +384,10 @@ def read_columns(file: str | Path, columns: Sequence[Column], version: int) -> p
     return table.replace_schema_metadata(kept)
 
 
-def read_rows(paths: str | Path | Sequence[Path]) -> pd.DataFrame:
-    """Read one or more parquet files of the table's schema.
+def read_rows(
+    paths: str | Path | Sequence[Path], *, names: Collection[str] | None = None
+) -> pd.DataFrame:
+    """Read one or more parquet files of the table's schema, whole or only the columns `names`.
 
     The frame's ``attrs["source"]`` says "evaluation" for reference rows, "traffic" for others.
 
@@ -387,7 +397,10 @@ def read_rows(paths: str | Path | Sequence[Path]) -> pd.DataFrame:
     import pyarrow as pa
 
     files = [Path(paths)] if isinstance(paths, (str, Path)) else list(paths)
-    tables = [read_arrow(file) for file in files] or [arrow_schema().empty_table()]
+    tables = [read_arrow(file, names=names) for file in files]
+    if not tables:
+        empty = arrow_schema().empty_table()
+        tables = [empty if names is None else empty.select([n for n in COLUMN_NAMES if n in names])]
     sources = {(table.schema.metadata or {}).get(_SOURCE_MARK, b"traffic") for table in tables}
     frame: pd.DataFrame = pa.concat_tables(
         [table.replace_schema_metadata(None) for table in tables]

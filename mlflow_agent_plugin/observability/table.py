@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta, timezone
 from functools import partial
@@ -158,16 +158,28 @@ def monitoring_table(
 
 
 def read_table(
-    path: str | Path, *, since: datetime | None = None, until: datetime | None = None
+    path: str | Path,
+    *,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    columns: Collection[str] | None = None,
 ) -> pd.DataFrame:
     """Return the rows with ``since <= event_time < until``, oldest first; other days stay unread.
 
+    Args:
+        path: Folder or S3 address of the table.
+        since: The first moment.
+        until: The moment after the last.
+        columns: Only these (and `event_time` and `trace_id`); the texts are most of the table.
+
     Raises:
-        DataError: There is no table at `path`, or a file of it cannot be read.
+        DataError: There is no table at `path`, a file of it cannot be read, or it has no such
+            column.
     """
     place = open_place(path)
+    names = None if columns is None else {"event_time", "trace_id", *columns}
     with all_fetched(place, _files(place, "", since, until)) as files:
-        frame = read_rows(files)
+        frame = read_rows(files, names=names)
     return _between(frame, since, until).sort_values(
         ["event_time", "trace_id"], kind="stable", ignore_index=True
     )

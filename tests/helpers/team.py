@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,6 +65,13 @@ class Team:
 
     def __exit__(self, *exc_info: object) -> None:
         self.server.__exit__(*exc_info)
+
+    def settled(self, path: str, name: str) -> str:
+        """Return a page's text when no number on it is still being worked out."""
+        deadline = time.monotonic() + 120
+        while "being worked out" in (text := self.get(path, name).text):
+            assert time.monotonic() < deadline, text
+        return text
 
     @contextmanager
     def acting(self, name: str) -> Iterator[None]:

@@ -256,7 +256,7 @@ def test_the_audit_is_searched_followed_and_taken_along(team):
 
 def test_signals_say_how_to_get_a_table_and_then_show_it(team, desk):
     assert team.get("/agents/signals", "ann").status_code == 403
-    text = team.get("/agents/signals", "rita").text
+    text = team.settled("/agents/signals", "rita")
     assert "mlflow-agents monitor" in text or "no monitoring table" in text.lower()
 
 
@@ -308,10 +308,10 @@ def test_what_went_wrong_is_counted_by_kind_and_by_tool_and_what_changed_outside
         )
         verdict = EnvironmentVerdict(desk, "sha256:aa", utc_now().isoformat(), (part,))
         log_environment(verdict, model_name=desk, version="1")
-    safety = " ".join(team.get("/agents/safety", "rita").text.split())
+    safety = " ".join(team.settled("/agents/safety", "rita").split())
     for kind, count in (("privacy blocked", 1), ("denied call", 1), ("in doubt", 0)):
         assert f'<th scope="row">{kind}</th><td>{count}</td>' in safety
-    signals = " ".join(team.get("/agents/signals", "rita").text.split())
+    signals = " ".join(team.settled("/agents/signals", "rita").split())
     cells = signals.split('<th scope="row">refund_&lt;all&gt;</th>', 1)[1].split("</tr>", 1)[0]
     assert re.findall(r"<td>(.*?)</td>", cells) == [
         "1",

@@ -18,7 +18,6 @@ from mlflow_agent_plugin.interaction.web.console.numbers import (
     DAYS,
     Numbers,
     numbers,
-    tool_numbers,
 )
 from mlflow_agent_plugin.interaction.web.console.plots import bars, lines
 from mlflow_agent_plugin.interaction.web.console.rendering import page
@@ -57,7 +56,6 @@ def signals(request: Request, person: Person) -> Response:
     )
     days, agent, found, problem = read_numbers(request, person)
     checks, more = _drift(request, person)
-    tools = {} if found is None or problem else _of_tools(days, person, agent)
     return page(
         request,
         person,
@@ -74,7 +72,6 @@ def signals(request: Request, person: Person) -> Response:
         offset=number(request, "offset"),
         more=more,
         columns=_columns(checks),
-        tools=tools,
         of_a_tool=OF_A_TOOL,
         environment=_environment(person),
     )
@@ -89,13 +86,6 @@ def read_numbers(request: Request, person: Person) -> tuple[int, str, Numbers | 
         return days, agent, numbers(days=days, tenant=person.tenant, agent=agent), ""
     except DataError as error:
         return days, agent, Numbers(), str(error)
-
-
-def _of_tools(days: int, person: Person, agent: str) -> Any:
-    try:
-        return tool_numbers(days=days, tenant=person.tenant, agent=agent)
-    except DataError:  # a table of before there were steps
-        return {}
 
 
 def _plots(found: Numbers) -> list[Any]:
