@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 LABEL_KEY = "mlflow_agents"
 """Key in a tool message's `additional_kwargs` under which the gateway keeps its own label."""
 
+_CONTENT = json.JSONEncoder(ensure_ascii=False)
 _NEVER_RAN = (CallStatus.DENIED, CallStatus.REJECTED, CallStatus.INVALID)
 
 
@@ -58,7 +59,14 @@ def seen_texts(
         return None
     reader = reader or TextReader()
     if told:
-        known = {call_id for message in messages for call_id in _call_ids(message)}
+        known = set[str]()
+        for message in messages:
+            # Most messages, told apart without asking them for fields they do not have.
+            kind = type(message)
+            if kind is ToolMessage:
+                known.add(message.tool_call_id)
+            elif kind is not HumanMessage:
+                known.update(_call_ids(message))
         messages = [*(one for one in told if one.tool_call_id not in known), *messages]
     user: list[Text] = []
     trusted: list[VouchedText] = []
@@ -66,12 +74,13 @@ def seen_texts(
     records: list[VouchedText] = []
     values: list[Text] = []
     for message in messages:
-        if not isinstance(message, HumanMessage | ToolMessage):
+        if not isinstance(message, (HumanMessage, ToolMessage)):
             continue
         ours = message.additional_kwargs.get(LABEL_KEY, {})
         label = ours.get("label")
         if isinstance(message, HumanMessage):
-            said = reader.text(str(message.text))
+            content = message.content
+            said = reader.text(content if type(content) is str else str(message.text))
             (user if label == Provenance.USER.value else untrusted).append(said)
             continue
         values += [reader.text(text) for text in ours.get("told", [])]
@@ -126,13 +135,13 @@ def tool_message(
         if record.edited and isinstance(output, dict):
             # The model asked for something else: this must not look like the answer to that.
             output = {"edited_by_reviewer": dict(record.edited), **output}
-        content = json.dumps(output, ensure_ascii=False)
+        content = _CONTENT.encode(output)
     else:
         kind, _, message = record.error.partition(": ")
         error: dict[str, Any] = {"kind": kind, "message": message}
         if record.retry_after_seconds is not None:
             error["retry_after_seconds"] = record.retry_after_seconds
-        content = json.dumps({"error": error}, ensure_ascii=False)
+        content = _CONTENT.encode({"error": error})
         # an error may quote the call, so it vouches for nothing
         label = Provenance.MODEL if label is Provenance.TRUSTED else label
     ours: dict[str, Any] = {"label": label.value, "status": record.status.value}

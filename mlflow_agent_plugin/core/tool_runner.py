@@ -1,8 +1,8 @@
 """Runs one tool's function: its own thread, its time limit, its retries.
 
 Rules:
-- The function gets a copy of the arguments: what was decided and audited cannot change under its
-  hands.
+- The function gets its arguments out of the text that was checked, decided and audited: nothing
+  changes that under its hands.
 - Only reads and idempotent tools are tried again, with jitter, as often as their contract says, and
   only while the call's watch finds it worth the load (`core.resilience.watch`). A service's own
   ``Retry-After`` is waited for, or passed on if it is long.
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextvars
 import json
+import re
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -28,7 +29,7 @@ from mlflow_agent_plugin.core.resilience.watch import (
     DEFAULT_HOLD_SECONDS,
     CallWatch,
 )
-from mlflow_agent_plugin.entities import Effect, canonical_json
+from mlflow_agent_plugin.entities import Effect, Spelled, canonical_json
 from mlflow_agent_plugin.errors import ToolUnavailableError
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from mlflow_agent_plugin.core.context import ToolContext
     from mlflow_agent_plugin.package import ToolContract
     from mlflow_agent_plugin.trust import Scrubber
+
+_LONG = re.compile(rb"\d{16}")
 
 ToolFunction = Callable[..., Any]
 
@@ -78,10 +81,13 @@ class ToolRunner:
         """Stop accepting calls; tools that still run are not waited for."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def run(
-        self, contract: ToolContract, context: ToolContext, arguments: Mapping[str, Any]
-    ) -> dict[str, Any]:
+    def run(self, contract: ToolContract, context: ToolContext, arguments: bytes) -> Spelled:
         """Return the tool's output as plain JSON.
+
+        Args:
+            contract: Of the tool.
+            context: What the tool is given beside its arguments.
+            arguments: Their canonical JSON.
 
         Raises:
             ToolFailedError: It failed; nothing happened.
@@ -97,7 +103,8 @@ class ToolRunner:
             if scrubber is None or scrubber.exception(error):
                 raise failure from error
         else:
-            return _plain(output) if scrubber is None else scrubber.value(_plain(output))
+            plain = _plain(output)
+            return plain if scrubber is None else Spelled.of(scrubber.value(plain.value))
         # The tool's own exception cannot be rid of its credential: it is not carried along.
         raise failure
 
@@ -105,7 +112,7 @@ class ToolRunner:
         self,
         contract: ToolContract,
         context: ToolContext,
-        arguments: Mapping[str, Any],
+        arguments: bytes,
         watch: CallWatch | None,
         *,
         may_repeat: bool,
@@ -159,11 +166,11 @@ class ToolRunner:
         self,
         contract: ToolContract,
         context: ToolContext,
-        arguments: Mapping[str, Any],
+        arguments: bytes,
         watch: CallWatch | None,
     ) -> Any:
         function = self._functions[contract.name]
-        copied = json.loads(canonical_json(dict(arguments)))
+        copied = json.loads(arguments)
         seconds = contract.timeout_seconds
         if watch is not None:
             seconds = watch.timeout_seconds(seconds)
@@ -205,14 +212,23 @@ def _utc() -> datetime:
     return datetime.now(timezone.utc)
 
 
-def _plain(output: Any) -> dict[str, Any]:
+def _plain(output: Any) -> Spelled:
     try:
-        plain = json.loads(canonical_json(output))
+        text = canonical_json(output)
+        plain = json.loads(text, parse_int=_whole) if _LONG.search(text) else json.loads(text)
     except (ValueError, TypeError, RecursionError):
         plain = None
+    if isinstance(plain, dict):
+        return Spelled(plain, text)
     # The function ran to its end, so a write has taken effect: an output that is not JSON is kept
     # as such, and fails the output contract, instead of looking like a call that did not happen.
-    return plain if isinstance(plain, dict) else {"unusable_output": type(output).__name__}
+    return Spelled.of({"unusable_output": type(output).__name__})
+
+
+def _whole(digits: str) -> int | float:
+    # A large float is spelled without a point; as an integer it could not be spelled again.
+    number = int(digits)
+    return number if abs(number) < 2**53 else float(number)
 
 
 def _short(error: BaseException, scrubber: Scrubber | None) -> str:

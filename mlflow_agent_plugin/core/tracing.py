@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from mlflow_agent_plugin.core.turn import CURRENT_TURN
@@ -114,6 +114,10 @@ class Span:
             self._live.set_status("ERROR")
 
 
+_NO_SPAN: AbstractContextManager[Span, bool | None] = nullcontext(Span(None, None))
+"""It keeps nothing, so one serves all."""
+
+
 class Tracer:
     """Opens spans when tracing is on, measures when metrics are, does nothing otherwise.
 
@@ -144,14 +148,16 @@ class Tracer:
         if self._channel is not None:
             self._channel.check()
 
-    @contextmanager
     def span(
         self, name: str, span_type: str, inputs: Mapping[str, Any] | None = None
-    ) -> Iterator[Span]:
+    ) -> AbstractContextManager[Span, bool | None]:
         """Open a span around a step; inputs are masked."""
-        if not self.measuring:
-            yield Span(None, None)
-            return
+        return self._open_span(name, span_type, inputs) if self.measuring else _NO_SPAN
+
+    @contextmanager
+    def _open_span(
+        self, name: str, span_type: str, inputs: Mapping[str, Any] | None
+    ) -> Iterator[Span]:
         if span_type == "AGENT":
             self._prepare()
         kind = _KINDS.get(span_type)

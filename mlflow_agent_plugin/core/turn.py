@@ -24,6 +24,8 @@ from mlflow_agent_plugin.observability.steps import Step
 if TYPE_CHECKING:
     from langchain_core.messages import ToolMessage
 
+    from mlflow_agent_plugin.trust import AuditSubject
+
 
 @dataclass
 class Turn:
@@ -46,6 +48,7 @@ class Turn:
         told: What models were told of the turn's calls, in order of completion.
         reader: Reads the session's texts for the search of where arguments came from.
         audited: Makes a JSON value fit for the audit.
+        subjects: What its audit events are about, by agent's name and digest.
         unsaved: The session state its next transaction has to save.
     """
 
@@ -69,6 +72,7 @@ class Turn:
     told: tuple[ToolMessage, ...] = ()
     reader: TextReader = field(default_factory=TextReader, repr=False)
     audited: Callable[[Any], Any] = field(default=mask_value, repr=False)
+    subjects: dict[tuple[str, str], AuditSubject] = field(default_factory=dict, repr=False)
     unsaved: UnsavedState = field(default_factory=UnsavedState, repr=False)
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -70,19 +70,25 @@ class _Waiting:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
+def _save_nothing(connection: Connection) -> None:
+    del connection
+
+
+_NOTHING: AbstractContextManager[Save, bool | None] = nullcontext(_save_nothing)
+
+
 class UnsavedState:
     """What one turn has not saved; this one never has anything.
 
     For a checkpointer that keeps its sessions elsewhere than the audit.
     """
 
-    @contextmanager
-    def saving(self) -> Iterator[Save]:
+    def saving(self) -> AbstractContextManager[Save, bool | None]:
         """Enter before a transaction; what the given function wrote counts as saved afterwards.
 
         If the block raises, nothing does.
         """
-        yield lambda connection: None  # noqa: ARG005 - nothing to write
+        return _NOTHING
 
 
 class _TurnState(UnsavedState):
@@ -90,22 +96,31 @@ class _TurnState(UnsavedState):
         self._waiting = waiting
         self._run = run
 
-    @contextmanager
-    def saving(self) -> Iterator[Save]:
-        waiting = self._waiting
-        saved: list[int] = []
+    def saving(self) -> AbstractContextManager[Save, bool | None]:
+        return _Saving(self._waiting, self._run)
 
-        def save(connection: Connection) -> None:
-            with waiting.lock:
-                found = list(waiting.writes.items())
-            if found:
-                self._run(connection, [each for _, (_, part) in found for each in part])
-                saved.extend(number for number, _ in found)
 
-        yield save
-        with waiting.lock:
-            for number in saved:
-                waiting.writes.pop(number, None)
+class _Saving(AbstractContextManager[Save, "bool | None"]):
+    def __init__(self, waiting: _Waiting, run: Run) -> None:
+        self._waiting = waiting
+        self._run = run
+        self._saved: list[int] = []
+
+    def __enter__(self) -> Save:
+        return self._save
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        if kind is None and self._saved:
+            with self._waiting.lock:
+                for number in self._saved:
+                    self._waiting.writes.pop(number, None)
+
+    def _save(self, connection: Connection) -> None:
+        with self._waiting.lock:
+            found = list(self._waiting.writes.items())
+        if found:
+            self._run(connection, [each for _, (_, part) in found for each in part])
+            self._saved.extend(number for number, _ in found)
 
 
 class StateWrites:

@@ -4,7 +4,12 @@ Each closed vocabulary of the project is one enum here, spelled once.
 """
 
 from mlflow_agent_plugin.entities.actor import ANONYMOUS, Actor
-from mlflow_agent_plugin.entities.canonical import canonical_json, sha256_digest, sha256_of_json
+from mlflow_agent_plugin.entities.canonical import (
+    Spelled,
+    canonical_json,
+    sha256_digest,
+    sha256_of_json,
+)
 from mlflow_agent_plugin.entities.clock import Clock, utc_now
 from mlflow_agent_plugin.entities.decision import (
     MAX_QUORUM,
@@ -43,6 +48,7 @@ __all__ = [
     "PrivacyPlace",
     "Provenance",
     "Risk",
+    "Spelled",
     "ToolCall",
     "ToolCallRecord",
     "Usage",

@@ -11,13 +11,30 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
+from typing import Any, NamedTuple
 
 import rfc8785
 
 _MAX_INTEGER = 2**53 - 1
 _MAX_PLAIN_ITEMS = 1000
 _PLAIN = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+
+
+class Spelled(NamedTuple):
+    """A JSON value with its canonical JSON, so that whoever needs both makes it once.
+
+    Attributes:
+        value: The value; whoever holds this does not change it.
+        text: Its canonical JSON.
+    """
+
+    value: Any
+    text: bytes
+
+    @classmethod
+    def of(cls, value: Any) -> Spelled:
+        """Spell `value`; raises as `canonical_json`."""
+        return cls(value, canonical_json(value))
 
 
 def canonical_json(value: Any) -> bytes:

@@ -26,6 +26,7 @@ import re
 import secrets
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import lru_cache
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature
@@ -308,12 +309,21 @@ def _read_private_key(path: Path) -> SigningKey:
             "other users can read this private key", where=str(path), hint=f"Run chmod 600 {path}"
         )
     try:
-        private_key = serialization.load_pem_private_key(data, password=None)
+        key = _parse_private_key(data)
     except (ValueError, TypeError) as error:
         raise ConfigError("is not an unencrypted PEM private key", where=str(path)) from error
-    if not isinstance(private_key, Ed25519PrivateKey):
+    if key is None:
         raise ConfigError("is not an Ed25519 key", where=str(path))
-    return SigningKey(key_id=key_id_of(private_key.public_key()), private_key=private_key)
+    return key
+
+
+@lru_cache(maxsize=1)
+def _parse_private_key(pem: bytes) -> SigningKey | None:
+    # The file is read for every checkpoint, so that a rotation is followed; parsing costs more.
+    key = serialization.load_pem_private_key(pem, password=None)
+    if not isinstance(key, Ed25519PrivateKey):
+        return None
+    return SigningKey(key_id=key_id_of(key.public_key()), private_key=key)
 
 
 def _read_public_key(path: Path) -> Ed25519PublicKey:

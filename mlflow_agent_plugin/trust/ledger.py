@@ -134,6 +134,7 @@ class EffectLedger:
         result: Mapping[str, Any],
         *,
         problem: str | None = None,
+        spelled: bytes | None = None,
         connection: Connection | None = None,
     ) -> None:
         """Record what the tool gave.
@@ -142,6 +143,7 @@ class EffectLedger:
             key: The call.
             result: What the model may see of it.
             problem: Why it cannot be used, although the tool ran; a replay says so again.
+            spelled: The result as canonical JSON, if it was spelled already.
             connection: Join this write transaction.
 
         Raises:
@@ -149,7 +151,7 @@ class EffectLedger:
                 ended with another result).
         """
         try:
-            text = json.dumps(result, sort_keys=True, allow_nan=False)
+            text = _spell(result) if spelled is None else spelled.decode()
         except (TypeError, ValueError, RecursionError) as failure:
             raise ToolCallError(
                 f"the tool's result is not JSON: {failure}", where=f"call {key}"
@@ -254,7 +256,8 @@ class EffectLedger:
             row = transaction.execute(_SELECT, {"for_key": key}).first()
         if row is None:
             raise ToolCallError("it was never claimed", where=f"call {key}")
-        if any(row._mapping[name] != value for name, value in values.items()):  # noqa: SLF001
+        same = all(row._mapping[name] == values[name] for name in ("state", "error"))  # noqa: SLF001
+        if not same or _respelled(row.result) != _respelled(values.get("result")):
             raise ToolCallError("it already ended, otherwise", where=f"call {key}")
 
     @staticmethod
@@ -272,6 +275,15 @@ _END = DriverStatement(
     f"UPDATE {effects.name} SET state = ?, result = ?, error = ?, finished_at = ?"  # noqa: S608 - constants
     f" WHERE effect_key = ? AND state = '{_State.STARTED.value}'"
 )
+
+
+def _spell(result: Any) -> str:
+    return json.dumps(result, sort_keys=True, allow_nan=False)
+
+
+def _respelled(text: str | None) -> str | None:
+    # A result may have been written in canonical JSON or not.
+    return None if text is None else _spell(json.loads(text))
 
 
 def _claim(row: Row[Any], status: ClaimStatus) -> Claim:

@@ -150,3 +150,12 @@ def test_a_few_words_without_digits_or_marks_hold_nothing_by_any_pattern(text):
     assert find_sensitive(text) == []
     padded = f"{text}{' ' * (20 - len(text))}."
     assert find_sensitive(padded) == []
+
+
+@given(st.text("AKIBxobearpwd0123456789 -_", max_size=14))
+def test_a_short_text_of_few_digits_holds_nothing_by_any_pattern(text):
+    if sum(character.isdigit() for character in text) > 6:
+        return
+    assert find_sensitive(text) == []
+    assert mask_text(text) == text
+    assert find_sensitive(f"{text}{' ' * (20 - len(text))}.") == []

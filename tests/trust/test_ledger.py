@@ -87,6 +87,15 @@ def test_ending_twice_alike_is_harmless_and_otherwise_an_error(ledger):
     assert claim(ledger).result == {"ok": True}
 
 
+def test_a_result_is_the_same_however_its_json_was_spelled(ledger):
+    claim(ledger)
+    ledger.finish("s:c", {"b": 1, "a": "x"}, spelled=b'{"a":"x","b":1}')
+    ledger.finish("s:c", {"b": 1, "a": "x"})
+    with pytest.raises(ToolCallError, match="already ended"):
+        ledger.finish("s:c", {"b": True, "a": "x"})
+    assert claim(ledger).result == {"a": "x", "b": 1}
+
+
 @pytest.mark.parametrize("changes", [{"tool": "close"}, {"arguments_digest": "sha256:b"}])
 def test_a_key_that_stands_for_another_call_is_refused(ledger, changes):
     claim(ledger)

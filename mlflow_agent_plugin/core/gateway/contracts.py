@@ -109,8 +109,6 @@ class _Schema:
             return "it is not plain JSON, or nested too deeply to be checked"
 
     def _problem(self, value: Any) -> str | None:
-        from jsonschema.exceptions import best_match
-
         if self._fast is not None:
             try:
                 fits = self._fast.is_valid(value)
@@ -120,6 +118,8 @@ class _Schema:
                 fits = self._fast.is_valid(value)
             if fits:
                 return None
+        from jsonschema.exceptions import best_match
+
         error = best_match(self._slow.iter_errors(value))
         if error is not None:
             where = ".".join(str(part) for part in error.absolute_path)

@@ -16,10 +16,9 @@ Rules:
 from __future__ import annotations
 
 import logging
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from mlflow_agent_plugin.core.context import ToolContext
@@ -29,13 +28,17 @@ from mlflow_agent_plugin.entities import (
     CallStatus,
     Clock,
     Effect,
+    Spelled,
     ToolCall,
     ToolCallRecord,
+    sha256_digest,
 )
 from mlflow_agent_plugin.errors import ApprovalError, CredentialError, ToolCallError
 from mlflow_agent_plugin.trust import CallRefusedError, ClaimStatus
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     from sqlalchemy import Connection
 
     from mlflow_agent_plugin.core.gateway.contracts import ContractChecks
@@ -45,7 +48,13 @@ if TYPE_CHECKING:
     from mlflow_agent_plugin.core.turn import Turn
     from mlflow_agent_plugin.information import KnowledgeIndex
     from mlflow_agent_plugin.package import ToolContract
-    from mlflow_agent_plugin.trust import Approval, AuditTransaction, Claim, GovernedCall
+    from mlflow_agent_plugin.trust import (
+        Approval,
+        AuditTransaction,
+        Claim,
+        CredentialLender,
+        GovernedCall,
+    )
 
 _logger = logging.getLogger(__name__)
 
@@ -93,7 +102,7 @@ class EffectRunner:
         turn: Turn,
         journal: CallJournal,
         *,
-        arguments_digest: str,
+        canonical: bytes,
         approval: Approval | None = None,
         action_digest: str = "",
     ) -> ToolCallRecord:
@@ -103,7 +112,7 @@ class EffectRunner:
             governed: The permitted call.
             turn: The turn it belongs to.
             journal: The call's audit.
-            arguments_digest: Of the arguments the tool gets.
+            canonical: Canonical JSON of the arguments the tool gets.
             approval: The approval it runs under, None if it needs none.
             action_digest: Of the call at hand; with `approval`, to use it up.
 
@@ -116,10 +125,10 @@ class EffectRunner:
             with journal.transaction() as transaction:
                 self._extend_lease(turn, lease_seconds, transaction.connection)
                 journal.starts(transaction, **_rights(contract))
-            return self._call(governed, journal, claimed=False)
+            return self._call(governed, journal, canonical, claimed=False)
         with journal.transaction() as transaction:
             self._extend_lease(turn, lease_seconds, transaction.connection)
-            claim = self._claim(governed, turn, arguments_digest, transaction)
+            claim = self._claim(governed, turn, sha256_digest(canonical), transaction)
             if claim.status is not ClaimStatus.DONE:
                 again = claim.status is ClaimStatus.IN_DOUBT
                 if approval is not None and not again:
@@ -132,19 +141,19 @@ class EffectRunner:
                 )
         if claim.status is ClaimStatus.DONE:
             return self._replay(governed, journal, claim)
-        return self._call(governed, journal, claimed=True)
+        return self._call(governed, journal, canonical, claimed=True)
 
     def _call(
-        self, governed: GovernedCall, journal: CallJournal, *, claimed: bool
+        self, governed: GovernedCall, journal: CallJournal, canonical: bytes, *, claimed: bool
     ) -> ToolCallRecord:
         started = time.perf_counter()
         try:
-            with self._lent(governed) as credential:
+            with _Loan(self._trust.credentials, governed) as credential:
                 journal.lent(credential)
                 given = self._runner.run(
                     governed.contract,
                     self._tool_context(governed, credential),
-                    governed.call.arguments,
+                    canonical,
                 )
         except OutcomeUnknownError as error:
             refusal = _in_doubt(governed.call, f" ({error})")
@@ -165,19 +174,20 @@ class EffectRunner:
         return journal.ended(output=shown, seconds=seconds, also=end)
 
     def _shown(
-        self, governed: GovernedCall, given: Mapping[str, Any]
-    ) -> tuple[Mapping[str, Any], CallRefusedError | None]:
+        self, governed: GovernedCall, given: Spelled
+    ) -> tuple[Spelled, CallRefusedError | None]:
         """Return what the model may see of an output, and what is wrong with it.
 
         The tool has run: nothing here may look as if it had not.
         """
         try:
             with refuse_if_it_breaks("the privacy filter"):
-                shown = self._trust.privacy.output(governed, given)
+                filtered = self._trust.privacy.output(governed, given.value)
+                shown = given if filtered is given.value else Spelled.of(filtered)
         except CallRefusedError as refusal:
-            return {"unusable_output": refusal.message}, refusal
+            return Spelled.of({"unusable_output": refusal.message}), refusal
         try:
-            self._contracts.check_output(governed.call.tool, given)
+            self._contracts.check_output(governed.call.tool, given.value)
         except CallRefusedError as refusal:
             return shown, refusal
         return shown, None
@@ -185,10 +195,9 @@ class EffectRunner:
     def _replay(self, governed: GovernedCall, journal: CallJournal, claim: Claim) -> ToolCallRecord:
         if claim.error is not None:
             raise CallRefusedError(CallStatus.FAILED, "failed", claim.error)
-        output = dict(claim.result)
+        output = Spelled.of(claim.result)
         if claim.resolved_by is not None:
-            shown, problem = self._shown(governed, output)
-            output = dict(shown)
+            output, problem = self._shown(governed, output)
             if problem is not None:
                 raise problem
         return journal.ended(output=output)
@@ -245,10 +254,14 @@ class EffectRunner:
         )
 
     def _finishing(
-        self, governed: GovernedCall, output: Mapping[str, Any], problem: str | None
+        self, governed: GovernedCall, output: Spelled, problem: str | None
     ) -> Callable[[AuditTransaction], None]:
         return lambda transaction: self._trust.ledger.finish(
-            governed.key, output, problem=problem, connection=transaction.connection
+            governed.key,
+            output.value,
+            problem=problem,
+            spelled=output.text,
+            connection=transaction.connection,
         )
 
     def _tool_context(self, governed: GovernedCall, credential: Any) -> ToolContext:
@@ -262,31 +275,40 @@ class EffectRunner:
             credential=credential,
         )
 
-    @contextmanager
-    def _lent(self, governed: GovernedCall) -> Iterator[Any]:
-        """Lend the credential; a failure before the tool is a refusal, one after it is logged."""
+
+class _Loan(AbstractContextManager[Any, "bool | None"]):
+    """A lent credential; a failure before the tool is a refusal, one after it is logged."""
+
+    def __init__(self, credentials: CredentialLender, governed: GovernedCall) -> None:
+        self._credentials = credentials
+        self._governed = governed
+
+    def __enter__(self) -> Any:
         try:
-            loan = self._trust.credentials.lend(governed)
-            credential = loan.__enter__()  # noqa: PLC2801 - entering and leaving fail differently
+            self._loan = self._credentials.lend(self._governed)
+            return self._loan.__enter__()  # noqa: PLC2801 - entering and leaving fail differently
         except CredentialError as error:
             raise ToolFailedError(str(error)) from None
         except Exception as error:
             # Its text may hold what was to be lent: neither shown nor logged.
             kind = type(error).__name__
             raise ToolFailedError(f"its credential could not be had ({kind})") from None
-        raised: tuple[Any, ...] = (None, None, None)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         try:
-            yield credential
-        except BaseException:
-            raised = sys.exc_info()
-            raise
-        finally:
-            try:
-                loan.__exit__(*raised)
-            except Exception as error:
-                if error is not raised[1]:
-                    kind = type(error).__name__
-                    _logger.warning("call %s: its credential stays out (%s)", governed.key, kind)
+            self._loan.__exit__(kind, error, trace)
+        except Exception as failure:
+            if failure is not error:
+                _logger.warning(
+                    "call %s: its credential stays out (%s)",
+                    self._governed.key,
+                    type(failure).__name__,
+                )
 
 
 def _rights(contract: ToolContract) -> dict[str, Any]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlflow_agent_plugin.core.gateway.approvals import ApprovalDesk
 from mlflow_agent_plugin.core.gateway.contracts import ContractChecks
@@ -28,7 +28,6 @@ from mlflow_agent_plugin.entities import (
     Provenance,
     ToolCall,
     ToolCallRecord,
-    sha256_digest,
 )
 from mlflow_agent_plugin.errors import UngovernedToolCallError
 from mlflow_agent_plugin.trust import CallRefusedError, GovernedCall
@@ -51,8 +50,10 @@ _Leave = Callable[
 ]
 
 
-@dataclass(frozen=True)
-class _Origins:
+_UNGUARDED = nullcontext()
+
+
+class _Origins(NamedTuple):
     """What the session's texts say about one call."""
 
     of_arguments: Mapping[str, str]
@@ -157,7 +158,7 @@ class ToolGateway:
         contract: ToolContract | None = None
         origins: _Origins | None = None
         try:
-            asked, digest = self._accept(call, turn, journal)
+            asked, canonical = self._accept(call, turn, journal)
             contract = asked.contract
             origins = _origins(call, state, turn)
             decision = self._decide(asked, turn, journal, origins)
@@ -167,14 +168,14 @@ class ToolGateway:
             if decision.value is DecisionValue.NEEDS_APPROVAL:
                 approval, governed = self._desk.wait(asked, turn, journal)
                 if governed is not asked:
-                    origins, digest = self._edit(asked, governed, turn, journal, state)
+                    origins, canonical = self._edit(asked, governed, turn, journal, state)
                 self._decide_again(governed, turn, journal, origins, approval)
             with self._admitted(governed):
                 record = self._effects.run(
                     governed,
                     turn,
                     journal,
-                    arguments_digest=digest,
+                    canonical=canonical,
                     approval=approval,
                     action_digest="" if approval is None else self._desk.action_digest(governed),
                 )
@@ -184,11 +185,13 @@ class ToolGateway:
             record, contract=contract, origins=None if origins is None else origins.of_arguments
         )
 
-    def _accept(self, call: ToolCall, turn: Turn, journal: CallJournal) -> tuple[GovernedCall, str]:
+    def _accept(
+        self, call: ToolCall, turn: Turn, journal: CallJournal
+    ) -> tuple[GovernedCall, bytes]:
         """Check budget and contract.
 
         Returns:
-            The call with the arguments as the tool will get them, and their digest.
+            The call with the arguments as the tool will get them, and their canonical JSON.
         """
         if turn.count_call() > self._max_calls:
             raise CallRefusedError(
@@ -211,7 +214,7 @@ class ToolGateway:
         canonical = self._contracts.check_input(governed.call)
         if governed.call is call:
             journal.accepted(canonical)
-        return governed, sha256_digest(canonical)
+        return governed, canonical
 
     def _edit(
         self,
@@ -220,18 +223,18 @@ class ToolGateway:
         turn: Turn,
         journal: CallJournal,
         state: Any,
-    ) -> tuple[_Origins, str]:
+    ) -> tuple[_Origins, bytes]:
         """Check a reviewer's edit like any call.
 
         Returns:
-            Where its arguments come from, and their digest.
+            Where its arguments come from, and their canonical JSON.
         """
         canonical = self._contracts.check_input(edited.call)
         call, put = as_edited(journal.call, asked.call, edited.call)
         journal.edited(call, put)
         found = _origins(call, state, turn)
-        origins = replace(found, of_arguments=put_by_reviewer(found.of_arguments, put))
-        return origins, sha256_digest(canonical)
+        origins = found._replace(of_arguments=put_by_reviewer(found.of_arguments, put))
+        return origins, canonical
 
     def _decide_again(
         self,
@@ -299,16 +302,17 @@ class ToolGateway:
         told = record.output if record.error is None else record.error
         span.set_outputs(self._tracer.mask(told))
 
-    @contextmanager
-    def _admitted(self, governed: GovernedCall) -> Iterator[None]:
-        """Enter every guard; leave them when the call has ended."""
+    def _admitted(self, governed: GovernedCall) -> AbstractContextManager[object, bool | None]:
+        """Enter every guard; the context returned leaves them when the call has ended."""
+        if not self._trust.guards:
+            return _UNGUARDED
         with ExitStack() as admitted:
             for guard in self._trust.guards:
                 with refuse_if_it_breaks("a guard"):
                     admission = guard.admit(governed)
                     admission.__enter__()  # noqa: PLC2801 - entering and leaving fail differently
                 admitted.push(_settling(admission, governed.key))
-            yield
+            return admitted.pop_all()
 
 
 def _settling(admission: AbstractContextManager[None], key: str) -> _Leave:

@@ -13,8 +13,9 @@ Rules:
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from mlflow_agent_plugin.entities import (
     CallStatus,
     Decision,
     PolicyRequest,
+    Spelled,
     ToolCall,
     ToolCallRecord,
     canonical_json,
@@ -31,12 +33,17 @@ from mlflow_agent_plugin.entities.sensitive import mask_value
 from mlflow_agent_plugin.trust import AuditKind, AuditSubject, Credential
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     from mlflow_agent_plugin.core.gateway.governance import Governance
     from mlflow_agent_plugin.core.turn import Turn
+    from mlflow_agent_plugin.core.unsaved import Save
     from mlflow_agent_plugin.trust import AuditTransaction, CallRefusedError
 
 MAX_AUDITED_BYTES = 8192
 """Larger arguments are audited by their digest."""
+
+_Noted = tuple[AuditKind, AuditSubject, dict[str, Any]]
 
 AuditWrite = Callable[["AuditTransaction"], object]
 """Writes what has to be in the same transaction as the events."""
@@ -69,7 +76,7 @@ class CallJournal:
         self._agent = agent
         self._agent_digest = agent_digest
         self._credentials: dict[str, str] = {}
-        self._pending: list[tuple[AuditKind, AuditSubject, dict[str, Any]]] = []
+        self._pending: list[_Noted] = []
         self._record: ToolCallRecord | None = None
 
     def decided(
@@ -102,18 +109,12 @@ class CallJournal:
         self._edited = dict(edited)
         self.__dict__.pop("_subject", None)
 
-    @contextmanager
-    def transaction(self) -> Iterator[AuditTransaction]:
+    def transaction(self) -> AbstractContextManager[AuditTransaction, bool | None]:
         """Record what was noted, and in the same transaction whatever the block writes.
 
         A block that raises leaves what was noted for the next transaction.
         """
-        with self._turn.unsaved.saving() as save, self._audit.transaction() as transaction:
-            save(transaction.connection)
-            for kind, subject, body in self._pending:
-                transaction.append(kind, subject, **body)
-            yield transaction
-        self._pending.clear()
+        return _Recording(self._turn.unsaved.saving(), self._audit.transaction(), self._pending)
 
     def record_decisions(self) -> None:
         """Record what was noted, now."""
@@ -133,7 +134,7 @@ class CallJournal:
     def ended(
         self,
         *,
-        output: Mapping[str, Any] | None = None,
+        output: Spelled | None = None,
         refusal: CallRefusedError | None = None,
         seconds: float = 0.0,
         also: AuditWrite | None = None,
@@ -157,7 +158,7 @@ class CallJournal:
                 self._subject,
                 status=record.status.value,
                 error=self._turn.audited(record.error),
-                output_digest=None if refusal else sha256_digest(canonical_json(output)),
+                output_digest=None if output is None else sha256_digest(output.text),
                 seconds=round(seconds, 6),
                 **({"credentials": self._credentials} if self._credentials else {}),
             )
@@ -166,7 +167,7 @@ class CallJournal:
 
     def _record_of(
         self,
-        output: Mapping[str, Any] | None,
+        output: Spelled | None,
         refusal: CallRefusedError | None,
         seconds: float,
     ) -> ToolCallRecord:
@@ -178,7 +179,7 @@ class CallJournal:
             status=CallStatus.EXECUTED if refusal is None else refusal.status,
             decision="" if decision is None else decision.value.value,
             policy_ids=() if decision is None else decision.policy_ids,
-            output=output,
+            output=None if output is None else output.value,
             error=None if refusal is None else f"{refusal.kind}: {self.told(refusal)}",
             seconds=seconds,
             edited={} if refusal else self._edited,
@@ -192,18 +193,60 @@ class CallJournal:
     @cached_property
     def _subject(self) -> AuditSubject:
         turn = self._turn
-        return AuditSubject(
-            request_id=turn.request_id,
-            session_id=turn.session_id,
-            actor=turn.actor,
-            agent=self._agent,
-            agent_digest=self._agent_digest,
+        about = turn.subjects.get((self._agent, self._agent_digest))
+        if about is None:
+            about = turn.subjects[self._agent, self._agent_digest] = AuditSubject(
+                request_id=turn.request_id,
+                session_id=turn.session_id,
+                actor=turn.actor,
+                agent=self._agent,
+                agent_digest=self._agent_digest,
+            )
+        return about.narrowed(
             call_id=self.call.call_id,
             tool=self.call.tool[:256],
             arguments=auditable_arguments(
                 self.call.arguments, turn.audited, canonical=self._canonical
             ),
         )
+
+
+class _Recording(AbstractContextManager["AuditTransaction", "bool | None"]):
+    """A transaction that saves a turn's state and records what was noted of a call."""
+
+    def __init__(
+        self,
+        saving: AbstractContextManager[Save, bool | None],
+        block: AbstractContextManager[AuditTransaction, bool | None],
+        noted: list[_Noted],
+    ) -> None:
+        self._saving = saving
+        self._block = block
+        self._noted = noted
+
+    def __enter__(self) -> AuditTransaction:
+        save = self._saving.__enter__()
+        transaction = self._block.__enter__()
+        try:
+            save(transaction.connection)
+            for kind, subject, body in self._noted:
+                transaction.append(kind, subject, **body)
+        except BaseException:
+            self.__exit__(*sys.exc_info())
+            raise
+        return transaction
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # A state that saves nothing has nothing to undo: it need not be told of a failed commit.
+        self._block.__exit__(kind, error, trace)
+        self._saving.__exit__(kind, error, trace)
+        if kind is None:
+            self._noted.clear()
 
 
 def auditable_arguments(

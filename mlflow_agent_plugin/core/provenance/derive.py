@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from mlflow_agent_plugin.core.provenance.spelling import (
     is_distinctive,
@@ -29,8 +28,7 @@ def derive_provenance(arguments: Mapping[str, Any], seen: SeenTexts) -> dict[str
     return {name: _of(value, places).value for name, value in arguments.items()}
 
 
-@dataclass(frozen=True)
-class _Places:
+class _Places(NamedTuple):
     """`SeenTexts`, to look for values in."""
 
     seen: SeenTexts

@@ -17,6 +17,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterable, Mapping
+from copy import copy
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from enum import Enum
@@ -131,7 +132,8 @@ CHECKPOINT_GENESIS = sha256_digest(f"{FORMAT}:checkpoints".encode())
 
 def timestamp(moment: datetime) -> str:
     """Spell a time the one way the audit does."""
-    return moment.astimezone(timezone.utc).isoformat(timespec="microseconds")
+    utc = moment if moment.tzinfo is timezone.utc else moment.astimezone(timezone.utc)
+    return utc.isoformat(timespec="microseconds")
 
 
 def event_hash(header: Mapping[str, Any], body: str, prev_hash: str) -> str:
@@ -189,6 +191,10 @@ def spell_fields(fields: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _spell(value: Any) -> str:
+    if type(value) is str:
+        return _quote(value)
+    if value is None:
+        return "null"
     try:
         return _BODY.encode(value)
     except (ValueError, TypeError, RecursionError):
@@ -211,7 +217,7 @@ def spell_body(fields: Mapping[str, str]) -> str:
 
 
 class AuditSubject:
-    """What events are about; spelled once, for all the events of one tool call.
+    """What events are about; spelled once, for all the events of a turn or of one tool call.
 
     Args:
         actor: The user, or his name. An `Actor` goes into the body too, and gives the tenant.
@@ -241,6 +247,12 @@ class AuditSubject:
         self.columns = tuple(map(spell_field, about))
         self._hashed = _join(self.columns)
         self.body = spell_fields(body)
+
+    def narrowed(self, **body: Any) -> AuditSubject:
+        """Return this subject with further fields in the body of every event."""
+        narrowed = copy(self)
+        narrowed.body = self.body | spell_fields(body)
+        return narrowed
 
     def event_hash(self, own: tuple[str, int, str, str], body: str, prev_hash: str) -> str:
         """Return the hash of an event about this, the one that `event_hash` gives.

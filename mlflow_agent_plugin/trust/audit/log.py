@@ -18,16 +18,17 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import threading
 import uuid
 import weakref
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Row, insert, select, text
+from sqlalchemy import Connection, Row, select, text
 
 from mlflow_agent_plugin.entities import Clock, utc_now
 from mlflow_agent_plugin.errors import StoreError
@@ -50,6 +51,9 @@ from mlflow_agent_plugin.trust.audit.chain import (
 from mlflow_agent_plugin.trust.audit.verification import AuditAnchor, AuditVerification
 from mlflow_agent_plugin.trust.audit.verify import verify_audit
 from mlflow_agent_plugin.trust.keys import KeyPurpose, KeyStore, SigningKey
+
+if TYPE_CHECKING:
+    from types import TracebackType
 
 _CHECKPOINT_LOCK = 0x617564697400  # PostgreSQL: one checkpoint at a time; any fixed number
 
@@ -78,11 +82,12 @@ class AuditTransaction:
 
     Attributes:
         connection: The store's connection: pass it to other writers of the store to join.
+        writer: Where the chain will stand if it commits.
     """
 
     def __init__(self, connection: Connection, writer: _Writer, clock: Clock) -> None:
         self.connection = connection
-        self._writer = writer
+        self.writer = writer
         self._clock = clock
         self._rows: list[tuple[Any, ...]] = []
 
@@ -103,8 +108,10 @@ class AuditTransaction:
             fields = subject.body
         else:
             fields = subject.body | spell_fields(data)
-        writer = self._writer
-        own = (writer.name, writer.seq + 1, timestamp(self._clock()), AuditKind(kind).value)
+        writer = self.writer
+        if type(kind) is not AuditKind:
+            kind = AuditKind(kind)
+        own = (writer.name, writer.seq + 1, timestamp(self._clock()), kind.value)
         body = spell_body(fields)
         own_hash = subject.event_hash(own, body, writer.head)
         self._rows.append((*own, *subject.columns, body, writer.head, own_hash))
@@ -171,41 +178,14 @@ class AuditLog:
         with self.transaction() as transaction:
             return transaction.append(kind, **data)
 
-    @contextmanager
-    def transaction(self) -> Iterator[AuditTransaction]:
+    def transaction(self) -> AbstractContextManager[AuditTransaction, bool | None]:
         """Write events together with other rows of the store: all of the block, or nothing.
 
         Raises:
             StoreError: It could not be committed.
             RuntimeError: This thread already runs a write transaction of the store.
         """
-        if self._store.is_writing:
-            # Checked before a writer is taken: a transaction in a transaction would branch a chain.
-            raise RuntimeError("nested transaction: use the append() of the open audit transaction")
-        writer = self._take()
-        draft = writer.copy()
-        keep: _Writer | None = writer
-        in_body = True
-        others: list[_Writer] = []
-        try:
-            with self._store.begin() as connection:
-                transaction = AuditTransaction(connection, draft, self._clock)
-                yield transaction
-                transaction.write()
-                in_body = False
-                if draft.seq != writer.seq and self._is_due(draft):
-                    others = [idle.copy() for idle in self._take_unsealed()]
-                    for due in (draft, *others):
-                        self._seal(connection, due)
-            keep = draft
-        except BaseException:
-            if not in_body:
-                # The commit may or may not have reached the database. Another event with the same
-                # number could branch the chain: these writers never write again.
-                keep, others = None, []
-            raise
-        finally:
-            self._give_back(*others, *([] if keep is None else [keep]))
+        return _AuditBlock(self, self._store)
 
     def checkpoint(self) -> None:
         """Seal every chain up to its last event, where there is anything new to seal.
@@ -317,24 +297,82 @@ class AuditLog:
             connection.execute(
                 text("SELECT pg_advisory_xact_lock(:key)"), {"key": _CHECKPOINT_LOCK}
             )
-        last = _latest_checkpoint(connection)
+        last = connection.exec_driver_sql(_LATEST_CHECKPOINT).first()
         now = self._clock()
         fields: dict[str, Any] = {
-            "number": 1 if last is None else int(last.number) + 1,
+            "number": 1 if last is None else int(last[0]) + 1,
             "writer": writer.name,
             "seq": writer.seq,
             "head_hash": writer.head,
             "ts": timestamp(now),
             "key_id": key.key_id,
-            "prev_hash": CHECKPOINT_GENESIS if last is None else str(last.hash),
+            "prev_hash": CHECKPOINT_GENESIS if last is None else str(last[1]),
         }
         own_hash = checkpoint_hash(**fields)
         signature = encode_signature(key.sign(own_hash.encode("ascii")))
-        connection.execute(
-            insert(audit_checkpoints), {**fields, "hash": own_hash, "signature": signature}
-        )
+        _INSERT_CHECKPOINT.run(connection, (*fields.values(), own_hash, signature))
         writer.sealed_seq = writer.seq
         writer.sealed_at = now
+
+
+class _AuditBlock(AbstractContextManager[AuditTransaction, "bool | None"]):
+    """One transaction of a log: a writer of its own, and the store's write transaction."""
+
+    def __init__(self, log: AuditLog, store: Store) -> None:
+        self._log = log
+        self._store = store
+        self._block = store.begin()
+
+    def __enter__(self) -> AuditTransaction:
+        if self._store.is_writing:
+            # Checked before a writer is taken: a transaction in a transaction would branch a chain.
+            raise RuntimeError("nested transaction: use the append() of the open audit transaction")
+        log = self._log
+        self._writer = writer = log._take()  # noqa: SLF001 - same module
+        try:
+            connection = self._block.__enter__()
+        except BaseException:
+            log._give_back(writer)  # noqa: SLF001 - same module
+            raise
+        self._transaction = AuditTransaction(connection, writer.copy(), log._clock)  # noqa: SLF001 - same module
+        return self._transaction
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is not None:
+            try:
+                self._block.__exit__(kind, error, trace)
+            finally:
+                self._log._give_back(self._writer)  # noqa: SLF001 - same module
+            return
+        self._finish()
+
+    def _finish(self) -> None:
+        """Write what was appended, seal what is due, and commit."""
+        log, transaction, draft = self._log, self._transaction, self._transaction.writer
+        keep = [self._writer]
+        try:
+            try:
+                transaction.write()
+                # From here the commit may or may not have reached the database. Another event with
+                # the same number could branch the chain: after a failure nobody goes on with it.
+                keep = []
+                written = [draft]
+                if draft.seq != self._writer.seq and log._is_due(draft):  # noqa: SLF001 - same module
+                    written += [idle.copy() for idle in log._take_unsealed()]  # noqa: SLF001 - same module
+                    for due in written:
+                        log._seal(transaction.connection, due)  # noqa: SLF001 - same module
+            except BaseException:
+                self._block.__exit__(*sys.exc_info())
+                raise
+            self._block.__exit__(None, None, None)
+            keep = written
+        finally:
+            log._give_back(*reversed(keep))  # noqa: SLF001 - same module
 
 
 _EVENT_COLUMNS = (*HEADER_FIELDS, "body", "prev_hash", "hash")
@@ -348,6 +386,16 @@ _INSERT_EVENTS = [
     for rows in range(1, _ROWS_AT_ONCE + 1)
 ]
 """Inserts one row, two rows, and so on; a tool's start is two, its decision and itself."""
+
+
+_LATEST_CHECKPOINT = (
+    f"SELECT number, hash FROM {audit_checkpoints.name} ORDER BY number DESC LIMIT 1"  # noqa: S608 - constants
+)
+_INSERT_CHECKPOINT = DriverStatement(
+    f"INSERT INTO {audit_checkpoints.name}"  # noqa: S608 - constants
+    " (number, writer, seq, head_hash, ts, key_id, prev_hash, hash, signature)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
 
 
 def latest_anchor(connection: Connection) -> AuditAnchor | None:

@@ -22,9 +22,9 @@ import json
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from mlflow_agent_plugin.entities import Decision, DecisionValue, PolicyRequest, sha256_of_json
 from mlflow_agent_plugin.errors import PolicyError
@@ -87,8 +87,7 @@ class PolicyEngine(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class _Verdict:
+class _Verdict(NamedTuple):
     """One run of Cedar: its answer, the ids of the determining policies, its errors."""
 
     answer: str
