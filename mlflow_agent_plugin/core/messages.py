@@ -48,7 +48,8 @@ def seen_texts(
         told: What models of the agent were told of the turn's calls so far. Those that the state
             knows nothing of count as well; those it waits for do not, its model has not seen them.
     """
-    from langchain_core.messages import HumanMessage, ToolMessage
+    from langchain_core.messages.human import HumanMessage
+    from langchain_core.messages.tool import ToolMessage
 
     messages = state.get("messages") if isinstance(state, Mapping) else None
     if messages is None:
@@ -126,7 +127,7 @@ def tool_message(
         contract: The tool's contract; None if the call was refused before it was known.
         origins: Provenance of each argument; None if it was not derived.
     """
-    from langchain_core.messages import ToolMessage
+    from langchain_core.messages.tool import ToolMessage
 
     untrusted = contract is not None and contract.untrusted_output
     label = Provenance.UNTRUSTED if untrusted else Provenance.TRUSTED

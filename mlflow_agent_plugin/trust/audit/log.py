@@ -82,12 +82,11 @@ class AuditTransaction:
 
     Attributes:
         connection: The store's connection: pass it to other writers of the store to join.
-        writer: Where the chain will stand if it commits.
     """
 
     def __init__(self, connection: Connection, writer: _Writer, clock: Clock) -> None:
         self.connection = connection
-        self.writer = writer
+        self._writer = writer
         self._clock = clock
         self._rows: list[tuple[Any, ...]] = []
 
@@ -108,7 +107,7 @@ class AuditTransaction:
             fields = subject.body
         else:
             fields = subject.body | spell_fields(data)
-        writer = self.writer
+        writer = self._writer
         if type(kind) is not AuditKind:
             kind = AuditKind(kind)
         own = (writer.name, writer.seq + 1, timestamp(self._clock()), kind.value)
@@ -353,7 +352,8 @@ class _AuditBlock(AbstractContextManager[AuditTransaction, "bool | None"]):
 
     def _finish(self) -> None:
         """Write what was appended, seal what is due, and commit."""
-        log, transaction, draft = self._log, self._transaction, self._transaction.writer
+        log, transaction = self._log, self._transaction
+        draft = transaction._writer  # noqa: SLF001 - same module
         keep = [self._writer]
         try:
             try:
