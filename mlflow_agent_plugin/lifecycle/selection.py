@@ -4,8 +4,9 @@ Rules:
 - Labelling at random spends most labels on what the agent knows already. Requests of a new kind get
   little confidence (docs/concepts/drift.md has what that is worth).
 - What people found wrong already (a thumb down, a call rejected or edited) comes before all.
-- From the labels there are it learns where the agent is wrong, and asks more there: label some,
-  pick again, label the next.
+- From the labels there are it learns what the agent has no name for, and asks more there: label
+  some, pick again, label the next. While few labels are of that kind, it learns where the agent is
+  wrong instead.
 - A text is asked about once, however often it came; one that has a label is not asked about again.
 - Pure: tables in, a table out, always the same.
 """
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MIN_LABELS = 20
-"""Right and wrong answers among the labels, each, before anything is learned from them."""
+"""Labels of either kind before anything is learned from their difference."""
 
 CHOSEN_COLUMNS: tuple[str, ...] = ("trace_id", "text", "intent", "confidence", "outcome", "label")
 
@@ -55,7 +56,9 @@ def choose_for_labelling(
         found["wrong"] = found["trace_id"].isin(set(bad["trace_id"]))
     found = found.sort_values(["confidence", "trace_id"], kind="stable", na_position="first")
     found = found.sort_values("wrong", ascending=False, kind="stable").drop_duplicates("key")
-    likely = None if feedback is None else _likely_wrong(feedback, found["text"].tolist())
+    likely = None
+    if feedback is not None:
+        likely = _likely_missed(feedback, set(traffic["intent"]), found["text"].tolist())
     if likely is not None:
         unsure = found["confidence"].fillna(-1.0).rank(method="first")
         both = unsure.to_numpy() + (-likely).argsort(kind="stable").argsort(kind="stable")
@@ -66,16 +69,27 @@ def choose_for_labelling(
     return found.assign(label="")[list(CHOSEN_COLUMNS)].reset_index(drop=True)
 
 
-def _likely_wrong(feedback: pd.DataFrame, texts: list[str]) -> Any:
-    """Return how likely the agent is wrong about each text, None with too few labels to say."""
+def _likely_missed(feedback: pd.DataFrame, named: set[str], texts: list[str]) -> Any:
+    """Return how likely each text is what the agent misses, None with too few labels to say.
+
+    Args:
+        feedback: What people said so far.
+        named: The intents the agent names in the traffic.
+        texts: What may be asked about.
+    """
     known = feedback[feedback[["text", "label", "intent"]].notna().all(axis=1)]
-    wrong = (known["label"] != known["intent"]).to_numpy()
-    if min(wrong.sum(), len(wrong) - wrong.sum()) < MIN_LABELS or not texts:
+    kinds = (~known["label"].isin(named), known["label"] != known["intent"])
+    missed = next((kind.to_numpy() for kind in kinds if _both_kinds(kind)), None)
+    if missed is None or not texts:
         return None
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
 
     vectors = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True)
     model = LogisticRegression(C=5.0, class_weight="balanced", max_iter=200)
-    model.fit(vectors.fit_transform(known["text"]), wrong)
+    model.fit(vectors.fit_transform(known["text"]), missed)
     return model.predict_proba(vectors.transform(texts))[:, 1]
+
+
+def _both_kinds(kind: pd.Series) -> bool:
+    return MIN_LABELS <= int(kind.sum()) <= len(kind) - MIN_LABELS

@@ -70,3 +70,19 @@ def test_a_soak_of_seconds_ends_without_an_error(tmp_path):
     assert (found["errors"], found["first_error"]) == (0, None)
     assert found["requests"] > 0
     assert found["memory_mb"][0] > 0
+
+
+def test_the_recovered_share_weighs_new_intents_by_their_share_of_the_traffic():
+    """Nine of ten known queries right before and after; of the new ones none, then three of four."""
+    import numpy as np
+
+    from benchmarks.retraining_recovery import interval, recovery
+
+    new = np.repeat([False, True], [100, 40])
+    first = np.concatenate([np.arange(100) < 90, np.zeros(40, bool)])
+    again = np.concatenate([np.arange(100) < 90, np.arange(40) < 30])
+    before, shifted, after, share = recovery(first, again, new)
+    assert (before, shifted, after) == pytest.approx((0.9, 0.72, 0.87))
+    assert share == pytest.approx(0.15 / 0.18)
+    low, high = interval(first, again, new, np.random.default_rng(0))
+    assert 0.6 < low < share < high < 1.1

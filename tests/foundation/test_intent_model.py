@@ -62,6 +62,31 @@ def test_out_of_scope_examples_are_a_class_of_their_own(trained):
     assert planner.predict(["play a song"])[0][0] == "out_of_scope"
 
 
+WHO = ("wife", "son", "boss", "bank", "shop", "friend", "uncle", "aunt", "client", "landlord")
+LATE = [f"my transfer to my {who} {what}" for who in WHO
+        for what in ("is late", "takes long", "has not come", "is slow", "needs how long")]  # fmt: skip
+CLOSE = [f"close the account of my {who} {when}" for who in WHO
+         for when in ("now", "please", "today", "at once", "for good")]  # fmt: skip
+
+
+def test_an_intent_with_few_examples_is_not_swallowed_by_the_one_beside_it():
+    pending = [f"my transfer to my {who} is pending" for who in WHO[:6]]
+    labels = ["late"] * len(LATE) + ["close"] * len(CLOSE) + ["pending"] * len(pending)
+    planner = train_planner(LATE + CLOSE + pending, labels)
+    # With the same weight for every intent: 0.27.
+    label, confidence = planner.predict(["is my transfer pending or late"])[0]
+    assert label == "pending"
+    assert confidence > 0.9
+
+
+def test_an_intent_with_one_example_does_not_draw_what_is_not_understood():
+    labels = ["late"] * len(LATE) + ["close"] * len(CLOSE) + ["club"]
+    planner = train_planner([*LATE, *CLOSE, "who may join the club"], labels)
+    assert planner.predict(["may I join the club"])[0][0] == "club"
+    # Were its scarcity made up for without bound: 0.15 and 0.33.
+    assert max(confidence for _, confidence in planner.predict(["zebras graze quietly", ""])) < 0.01
+
+
 def test_ranking_and_prediction_agree(trained):
     text = "refund my shoes"
     assert trained.rank(text)[0] == trained.predict([text])[0]

@@ -70,6 +70,28 @@ def test_where_the_labels_say_the_agent_is_wrong_more_is_asked():
     assert texts(rows, 9, feedback=said).index("the gadget of my wife") < 3
 
 
+def test_what_the_agent_has_no_name_for_is_asked_before_what_it_mixes_up():
+    """Half of the cards were fees, which the agent knows; the gadgets it has no name for."""
+    said = feedback(
+        *({"trace_id": f"g{n}", "text": f"my gadget number {n} broke", "intent": "card",
+           "label": "gadget"} for n in range(25)),
+        *({"trace_id": f"f{n}", "text": f"my fee number {n} is high", "intent": "card",
+           "label": "fee"} for n in range(25)),
+        *({"trace_id": f"c{n}", "text": f"my card number {n} broke", "intent": "card",
+           "label": "card"} for n in range(25)),
+    )  # fmt: skip
+    people = ("wife", "son", "cat")
+    fees = [(f"t{n}", f"the fee of my {who}", 0.70) for n, who in enumerate(people)]
+    gadgets = [(f"u{n}", f"the gadget of my {who}", 0.71) for n, who in enumerate(people)]
+    rows = traffic(*fees, *gadgets, ("v", "something else", 0.9)).assign(intent="card")
+    rows.loc[rows["trace_id"] == "v", "intent"] = "fee"
+    found = texts(rows, 3, feedback=said)
+    assert sum("gadget" in text for text in found) >= 2
+    # To the agent that never says "fee", fees are as new as gadgets.
+    ignorant = texts(rows.assign(intent="card"), 3, feedback=said)
+    assert sum("gadget" in text for text in ignorant) < len(found)
+
+
 def test_what_makes_no_sense_is_refused():
     with pytest.raises(DataError, match="confidence"):
         choose_for_labelling(traffic().drop(columns="confidence"), 5)

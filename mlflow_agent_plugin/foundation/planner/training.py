@@ -4,8 +4,9 @@ Rules:
 - The classifier is multinomial logistic regression on the features of `features.py`. Kind of
   classifier, features and strength were chosen by measurement on held-back training data
   (docs/concepts/local-planner.md has the table).
-- Every intent weighs the same, however few its examples are: what is asked about since last week
-  is to be learned from the labels there are.
+- What is asked about since last week has few examples, and is to be learned from those: the fewer
+  an intent has, the more each weighs, and its score is raised by as much as scarcity alone lowers
+  it. Otherwise requests of a new intent go to the old one beside it.
 - The scale of the scores and the score of "none of these" are fitted on training examples held back
   from the first fit; no test data enters.
 - Same examples, same seed, same library versions: the same model.
@@ -27,6 +28,12 @@ from mlflow_agent_plugin.foundation.planner.features import (
 from mlflow_agent_plugin.foundation.planner.intent_model import TrainedPlanner
 
 _INVERSE_REGULARISATION = 20.0
+_SCARCITY_WEIGHT = 1.5
+"""Examples weigh by their intent's scarcity to this power; 1: every intent weighs the same."""
+_SCARCITY_SCORE = 1.0
+"""Times the logarithm of its scarcity an intent's score is raised."""
+_MOST_SCARCE = 5.0
+"""Scarcity that is made up for; beyond it one example would draw all that is not understood."""
 _HELD_BACK = 0.2
 _FEWEST_HELD_BACK = 20
 _BACKGROUND_QUANTILE = 0.02
@@ -54,9 +61,7 @@ def train_planner(
     from threadpoolctl import threadpool_limits
 
     _check_examples(texts, labels)
-    model = LogisticRegression(
-        C=_INVERSE_REGULARISATION, class_weight="balanced", max_iter=500, warm_start=True
-    )
+    model = LogisticRegression(C=_INVERSE_REGULARISATION, max_iter=500, warm_start=True)
     # More threads only spin here, for twice the CPU. The limit holds for libraries that are loaded,
     # so scikit-learn is imported before it.
     with threadpool_limits(1):
@@ -81,14 +86,14 @@ def _train(
     kept, held = _hold_back(targets, seed)
     scale, background, held_accuracy = 1.0, None, None
     if len(held) >= _FEWEST_HELD_BACK:
-        model.fit(rows[kept], targets[kept])
-        scores = rows[held] @ _weights(model)[0].T + _weights(model)[1]
+        coefficients, intercepts = _fit(model, rows[kept], targets[kept])
+        scores = rows[held] @ coefficients.T + intercepts
         scale = _fit_scale(scores, targets[held])
         background = float(np.quantile(scores.max(axis=1), _BACKGROUND_QUANTILE))
         held_accuracy = (int((scores.argmax(axis=1) == targets[held]).sum()), len(held))
-    model.fit(rows, targets)  # starts from the first fit: half the iterations
+    # starts from the first fit: half the iterations
+    coefficients, intercepts = _fit(model, rows, targets)
 
-    coefficients, intercepts = _weights(model)
     vocabularies = tuple(list(v.get_feature_names_out()) for v in vectorizers)
     card = PlannerCard(
         classes=classes,
@@ -124,6 +129,20 @@ def _check_examples(texts: Sequence[str], labels: Sequence[str]) -> None:
             f"a planner needs at least two intents, the examples have {len(set(labels))}",
             hint="Give more labelled examples.",
         )
+
+
+def _fit(model: Any, rows: Any, targets: Any) -> tuple[Any, Any]:
+    """Fit the classifier and return coefficients and intercepts, scarcity made up for.
+
+    Source of the raised scores: Menon et al. 2021, Long-Tail Learning via Logit Adjustment.
+    """
+    import numpy as np
+
+    counts = np.bincount(targets)
+    scarcity = np.minimum(counts.mean() / counts, _MOST_SCARCE)
+    model.fit(rows, targets, sample_weight=scarcity[targets] ** _SCARCITY_WEIGHT)
+    coefficients, intercepts = _weights(model)
+    return coefficients, intercepts + _SCARCITY_SCORE * np.log(scarcity)
 
 
 def _weights(model: Any) -> tuple[Any, Any]:
