@@ -179,7 +179,7 @@ def fill(url: str, name: str, versions: int, approvals: int, events: int) -> Non
 def add_traffic(folder: Path, rows: int) -> None:
     """Put the last thirty days of requests to a hundred agents into the monitoring table."""
     from benchmarks.monitoring import DAYS, make_rows
-    from mlflow_agent_plugin.observability.table import add_rows
+    from mlflow_agent_plugin.observability.days import add_rows
 
     folder.mkdir(parents=True, exist_ok=True)
     midnight = NOW.replace(hour=0, minute=0, second=0, microsecond=0)

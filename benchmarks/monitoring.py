@@ -63,7 +63,7 @@ def make_rows(first: int, count: int, day: datetime) -> Iterator[dict[str, Any]]
 
 def build(folder: Path, rows: int) -> None:
     """Write the month."""
-    from mlflow_agent_plugin.observability.table import add_rows
+    from mlflow_agent_plugin.observability.days import add_rows
 
     for day in range(DAYS):
         count = rows // DAYS
@@ -72,7 +72,7 @@ def build(folder: Path, rows: int) -> None:
 
 def new_day(folder: Path, rows: int) -> None:
     """Add one day to the month."""
-    from mlflow_agent_plugin.observability.table import add_rows
+    from mlflow_agent_plugin.observability.days import add_rows
 
     add_rows(folder, make_rows(rows, NEW_DAY_ROWS, START + timedelta(days=DAYS)), set())
 

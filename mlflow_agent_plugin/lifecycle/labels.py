@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 from mlflow_agent_plugin.entities.sensitive import mask_text
 from mlflow_agent_plugin.errors import DataError
 from mlflow_agent_plugin.lifecycle.reviews import REVIEW_ASSESSMENT
+from mlflow_agent_plugin.observability.reading import iter_traces, list_experiments
 from mlflow_agent_plugin.observability.schema import row_from_summary, summary_of
-from mlflow_agent_plugin.observability.table import iter_traces, list_experiments
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,8 +13,6 @@ Rules:
   requests that began earlier and ended later, and rewrites only the days that got new rows.
 - Traces that waited in a spool arrive later than that. They say on which day they came, and a build
   asks for those of the days since the last one.
-- A request's steps stand in the table before the request does: a crash between the two files makes
-  the next build write both again.
 - Traces of runs (evaluations, notebooks inside `mlflow.start_run`) are not traffic, nor are those
   with the tag `NO_TRAFFIC_TAG` (versions on trial).
 - A trace whose summary makes no sense is counted and named, never guessed at.
@@ -24,51 +22,44 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta, timezone
-from functools import partial
+from datetime import datetime, timezone
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlflow_agent_plugin.entities import utc_now
 from mlflow_agent_plugin.errors import DataError
+from mlflow_agent_plugin.observability.days import (
+    REQUESTS,
+    STEPS,
+    Kind,
+    add_rows,
+    add_steps,
+    day_files,
+)
 from mlflow_agent_plugin.observability.place import FolderPlace, Place, all_fetched, open_place
-from mlflow_agent_plugin.observability.schema import (
-    NO_TRAFFIC_TAG,
-    SCHEMA_VERSION,
-    read_arrow,
-    read_columns,
-    read_rows,
-    row_from_summary,
-    rows_to_arrow,
-    summary_of,
+from mlflow_agent_plugin.observability.reading import (
+    NOWHERE,
+    Plan,
+    Reading,
+    iter_traces,
+    late_traces,
+    list_experiments,
 )
-from mlflow_agent_plugin.observability.spool.delivery import DELIVERED_DAY_KEY
-from mlflow_agent_plugin.observability.steps import (
-    STEP_COLUMNS,
-    STEPS_KEY,
-    STEPS_SCHEMA_VERSION,
-    rows_from_steps,
-    step_schema,
-    steps_to_arrow,
-)
+from mlflow_agent_plugin.observability.schema import SCHEMA_VERSION, read_rows
+from mlflow_agent_plugin.observability.steps import step_schema
 
 if TYPE_CHECKING:
     import pandas as pd
-    import pyarrow as pa
 
 _logger = logging.getLogger(__name__)
 
 OVERLAP_SECONDS = 3600.0
 LOCK_TIMEOUT_SECONDS = 600.0
-_PAGE_SIZE = 500  # as many as the REST API gives at once
 _BATCH_ROWS = 50_000
 _STATE_FILE = "_state.json"
-_STEPS_FOLDER = "_steps"
-_DAY_FILE = "part.parquet"
-_SHOWN_PROBLEMS = 20
 
 
 @dataclass(frozen=True)
@@ -152,7 +143,8 @@ def monitoring_table(
     place = open_place(path)
     try:
         with place.locked(LOCK_TIMEOUT_SECONDS):
-            return _build(place, list_experiments(experiment_ids), since, overlap_seconds, rebuild)
+            ids = list_experiments(experiment_ids)
+            return _build(place, ids, since, overlap_seconds, rebuild)
     except OSError as error:
         raise DataError(f"cannot be written: {error}", where=place.where) from error
 
@@ -178,7 +170,7 @@ def read_table(
     """
     place = open_place(path)
     names = None if columns is None else {"event_time", "trace_id", *columns}
-    with all_fetched(place, _files(place, "", since, until)) as files:
+    with all_fetched(place, _files(place, REQUESTS, since, until)) as files:
         frame = read_rows(files, names=names)
     return _between(frame, since, until).sort_values(
         ["event_time", "trace_id"], kind="stable", ignore_index=True
@@ -196,9 +188,9 @@ def read_steps(
     import pyarrow as pa
 
     place = open_place(path)
-    names = _files(place, _STEPS_FOLDER, since, until)
+    names = _files(place, STEPS, since, until)
     with all_fetched(place, names) as files:
-        tables = [read_columns(file, STEP_COLUMNS, STEPS_SCHEMA_VERSION) for file in files]
+        tables = [STEPS.read(file) for file in files]
     frame: pd.DataFrame = pa.concat_tables(
         [table.replace_schema_metadata(None) for table in tables]
         or [step_schema().empty_table().replace_schema_metadata(None)]
@@ -216,82 +208,15 @@ def _between(frame: pd.DataFrame, since: datetime | None, until: datetime | None
     return frame
 
 
-def _files(place: Place, inside: str, since: datetime | None, until: datetime | None) -> list[str]:
+def _files(place: Place, kind: Kind, since: datetime | None, until: datetime | None) -> list[str]:
     if not place.exists():
         raise DataError("no monitoring table here", where=place.where)
     return [
         name
-        for day, name in _days(place, inside)
+        for day, name in day_files(place, kind)
         if (since is None or day >= since.astimezone(timezone.utc).date())
         and (until is None or day <= until.astimezone(timezone.utc).date())
     ]
-
-
-def add_rows(place: Place | Path, rows: Iterable[Mapping[str, Any]], days: set[str]) -> int:
-    """Add `rows` to their days and return how many were new; the days changed go into `days`.
-
-    The caller holds the table's lock.
-    """
-    return _add(
-        _place(place), "", rows, days, read_arrow, rows_to_arrow, ("event_time", "trace_id")
-    )
-
-
-def add_steps(place: Place | Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Add the rows of steps to their days; steps of a request that has some already are left out.
-
-    The caller holds the table's lock.
-    """
-    _add(
-        _place(place),
-        f"{_STEPS_FOLDER}/",
-        rows,
-        set(),
-        lambda file: read_columns(file, STEP_COLUMNS, STEPS_SCHEMA_VERSION),
-        steps_to_arrow,
-        ("event_time", "trace_id", "step"),
-    )
-
-
-def _place(place: Place | Path) -> Place:
-    return FolderPlace(place) if isinstance(place, Path) else place
-
-
-def _add(
-    place: Place,
-    inside: str,
-    rows: Iterable[Mapping[str, Any]],
-    days: set[str],
-    read: Callable[[Path], pa.Table],
-    make: Callable[[Iterable[Mapping[str, Any]]], pa.Table],
-    order: tuple[str, ...],
-) -> int:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    by_day: dict[date, dict[str, dict[int, Mapping[str, Any]]]] = {}
-    for row in rows:
-        day = by_day.setdefault(row["event_time"].date(), {})
-        day.setdefault(row["trace_id"], {})[row.get("step", 0)] = row
-    added = 0
-    for day_of, found in sorted(by_day.items()):
-        name = f"{inside}day={day_of.isoformat()}/{_DAY_FILE}"
-        tables = []
-        with place.fetched(name) as file:
-            if file is not None:
-                old = read(file)
-                for trace_id in old.column("trace_id").to_pylist():
-                    found.pop(trace_id, None)
-                tables.append(old)
-        if not found:
-            continue
-        new = [row for rows_of in found.values() for row in rows_of.values()]
-        tables.append(make(new))
-        table = pa.concat_tables(tables).sort_by([(name, "ascending") for name in order])
-        place.put(name, partial(pq.write_table, table))
-        added += len(new)
-        days.add(day_of.isoformat())
-    return added
 
 
 def _build(
@@ -302,167 +227,56 @@ def _build(
     rebuild: bool,  # noqa: FBT001 - private, named by its one caller
 ) -> MonitoringTable:
     state = _read_state(place)
-    floor = 0 if since is None else int(since.timestamp() * 1000)
-    overlap = int(overlap_seconds * 1000)
-    rows: list[dict[str, Any]] = []
-    problems: list[str] = []
-    days: set[str] = set()
-    seen = added = 0
-    steps: list[dict[str, Any]] = []
-    positions = dict(state)
-    today = utc_now().astimezone(timezone.utc).date()
-    for experiment in experiments:
-        position = state.get(experiment, {"last_ms": 0, "ids": [], "day": None, "late": []})
-        known = set() if rebuild else set(position["ids"])
-        start = floor if rebuild else max(floor, position["last_ms"] - overlap)
-        last = position["last_ms"]
-        # A trace from a clock that runs ahead must not hide those that come after it.
-        now = int(utc_now().timestamp() * 1000)
-        recent: dict[str, int] = {}
-        late: list[str] = []
-        found = chain(
-            iter_traces(experiment, start),
-            () if rebuild else _late_traces(experiment, position["day"], today, position["late"]),
+    plans = [
+        Plan.after(
+            state.get(experiment, NOWHERE),
+            experiment,
+            now=utc_now(),
+            floor_ms=0 if since is None else int(since.timestamp() * 1000),
+            overlap_ms=int(overlap_seconds * 1000),
+            rebuild=rebuild,
         )
-        for info in found:
-            seen += 1
-            last = max(last, min(now, info.request_time))
-            if info.trace_metadata.get(DELIVERED_DAY_KEY) == today.isoformat():
-                late.append(info.trace_id)
-            summary = summary_of(info)
-            if summary is None or info.trace_metadata.get("mlflow.sourceRun"):
-                continue
-            if info.tags.get(NO_TRAFFIC_TAG):
-                continue
-            recent[info.trace_id] = info.request_time
-            if info.trace_id in known:
-                continue
-            try:
-                row = row_from_summary(summary, trace_id=info.trace_id)
-                kept = summary_of(info, STEPS_KEY)
-                steps.extend([] if kept is None else rows_from_steps(kept, row))
-                rows.append(row)
-            except DataError as error:
-                problems.append(str(error))
+        for experiment in experiments
+    ]
+    days: set[str] = set()
+    readings, added = _build_here(place, plans, days)
+    found = Reading()
+    for plan, reading in zip(plans, readings, strict=True):
+        state[plan.experiment] = plan.position(reading)
+        found.add(reading)
+    _write_state(place, state)
+    for problem in found.problems:
+        _logger.warning("Skipped a request: %s", problem)
+    return MonitoringTable(
+        path=place.folder if isinstance(place, FolderPlace) else place.where,
+        added=added,
+        seen=found.seen,
+        skipped=found.skipped,
+        problems=tuple(found.problems),
+        days=tuple(sorted(days)),
+    )
+
+
+def _build_here(place: Place, plans: Sequence[Plan], days: set[str]) -> tuple[list[Reading], int]:
+    rows: list[dict[str, Any]] = []
+    steps: list[dict[str, Any]] = []
+    readings = []
+    added = 0
+    for plan in plans:
+        reading = Reading()
+        infos = chain(iter_traces(plan.experiment, plan.start_ms), late_traces(plan))
+        for row, steps_of in reading.rows(plan, infos, plan.known):
+            rows.append(row)
+            steps.extend(steps_of)
             if len(rows) >= _BATCH_ROWS:
                 add_steps(place, steps)
                 added += add_rows(place, rows, days)
                 rows.clear()
                 steps.clear()
-        positions[experiment] = {
-            "last_ms": last,
-            "ids": sorted(name for name, begun in recent.items() if begun >= last - overlap),
-            "day": today.isoformat(),
-            "late": sorted(late),
-        }
+        readings.append(reading)
     add_steps(place, steps)
     added += add_rows(place, rows, days)
-    _write_state(place, positions)
-    for problem in problems[:_SHOWN_PROBLEMS]:
-        _logger.warning("Skipped a request: %s", problem)
-    return MonitoringTable(
-        path=place.folder if isinstance(place, FolderPlace) else place.where,
-        added=added,
-        seen=seen,
-        skipped=len(problems),
-        problems=tuple(problems[:_SHOWN_PROBLEMS]),
-        days=tuple(sorted(days)),
-    )
-
-
-def iter_traces(experiment: str, start_ms: int) -> Iterator[Any]:
-    """Yield trace infos of `experiment` from `start_ms` on, oldest first.
-
-    Pages follow the time, not an offset: a page costs the same wherever it lies. Only where one
-    millisecond fills a whole page does MLflow's page token take over.
-    """
-    from mlflow import MlflowClient
-
-    client = MlflowClient()
-    cursor, token = start_ms, None
-    at_cursor: set[str] = set()
-    while True:
-        page = client.search_traces(
-            locations=[experiment],
-            filter_string=f"attributes.timestamp_ms >= {cursor}",
-            max_results=_PAGE_SIZE,
-            order_by=["timestamp_ms ASC"],
-            page_token=token,
-            include_spans=False,
-        )
-        infos = [trace.info for trace in page]
-        for info in infos:
-            if info.trace_id not in at_cursor:
-                yield info
-        if page.token is None or not infos:
-            return
-        last = infos[-1].request_time
-        if last > cursor:
-            at_cursor = {info.trace_id for info in infos if info.request_time == last}
-            cursor, token = last, None
-        else:
-            at_cursor |= {info.trace_id for info in infos}
-            token = page.token
-
-
-def _late_traces(
-    experiment: str, last_day: str | None, today: date, known: Sequence[str]
-) -> Iterator[Any]:
-    """Yield the traces that waited in a spool and arrived since the last build's day."""
-    from mlflow import MlflowClient
-
-    if last_day is None:
-        return  # the first build reads everything anyway
-    client, seen = MlflowClient(), set(known)
-    # A server in another place may be a day ahead or behind.
-    day = date.fromisoformat(last_day) - timedelta(days=1)
-    while day <= today + timedelta(days=1):
-        token = None
-        while True:
-            page = client.search_traces(
-                locations=[experiment],
-                filter_string=f"metadata.`{DELIVERED_DAY_KEY}` = '{day.isoformat()}'",
-                max_results=_PAGE_SIZE,
-                page_token=token,
-                include_spans=False,
-            )
-            yield from (trace.info for trace in page if trace.info.trace_id not in seen)
-            token = page.token
-            if not token:
-                break
-        day += timedelta(days=1)
-
-
-def list_experiments(experiment_ids: Sequence[str] | str | None) -> list[str]:
-    """Return the ids named, or those of all active experiments for None."""
-    if isinstance(experiment_ids, str):
-        return [experiment_ids]
-    if experiment_ids is not None:
-        return [str(experiment) for experiment in experiment_ids]
-    from mlflow import MlflowClient
-
-    client, token = MlflowClient(), None
-    found: list[str] = []
-    while True:
-        page = client.search_experiments(page_token=token)
-        found.extend(experiment.experiment_id for experiment in page)
-        if not page.token:
-            return found
-        token = page.token
-
-
-def _days(place: Place, inside: str) -> list[tuple[date, str]]:
-    """Return each day that stands in the table, with the name of its file."""
-    days = []
-    above = f"{inside}/" if inside else ""
-    for name in place.holding(_DAY_FILE, inside):
-        if name.startswith("day="):
-            try:
-                days.append((date.fromisoformat(name[4:]), f"{above}{name}/{_DAY_FILE}"))
-            except ValueError as error:
-                where = f"{place.where}/{above}{name}"
-                raise DataError("is not a day of a monitoring table", where=where) from error
-    return sorted(days)
+    return readings, added
 
 
 def _read_state(place: Place) -> dict[str, dict[str, Any]]:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from mlflow_agent_plugin.observability.days import add_rows
 from mlflow_agent_plugin.observability.drift.__main__ import main
 from mlflow_agent_plugin.observability.schema import write_reference
-from mlflow_agent_plugin.observability.table import add_rows
 
 PROJECT = Path(__file__).resolve().parents[2]
 

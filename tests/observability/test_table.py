@@ -9,6 +9,7 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 from mlflow_agent_plugin.errors import DataError
+from mlflow_agent_plugin.observability import reading
 from mlflow_agent_plugin.observability import table as module
 from mlflow_agent_plugin.observability.table import monitoring_table, read_table
 
@@ -112,7 +113,7 @@ def test_paging_reads_every_trace_once_even_when_a_page_is_one_millisecond(
                 "(SELECT request_id FROM trace_info ORDER BY request_id LIMIT 8)"
             )
         )
-    monkeypatch.setattr(module, "_PAGE_SIZE", 3)
+    monkeypatch.setattr(reading, "_PAGE_SIZE", 3)
     monkeypatch.setattr(module, "_BATCH_ROWS", 4)
     built = monitoring_table(tracking, path=tmp_path / "t")
     assert (built.added, built.seen) == (11, 11)

@@ -272,6 +272,7 @@ def test_what_went_wrong_is_counted_by_kind_and_by_tool_and_what_changed_outside
         Violation,
         utc_now,
     )  # fmt: skip
+    from mlflow_agent_plugin.observability.days import add_rows, add_steps
     from mlflow_agent_plugin.observability.environment.tracking import log_environment
     from mlflow_agent_plugin.observability.environment.verdict import (
         EnvironmentPart,
@@ -281,7 +282,6 @@ def test_what_went_wrong_is_counted_by_kind_and_by_tool_and_what_changed_outside
     )  # fmt: skip
     from mlflow_agent_plugin.observability.schema import row_from_reply
     from mlflow_agent_plugin.observability.steps import Step, rows_from_steps, summary_from_steps
-    from mlflow_agent_plugin.observability.table import add_rows, add_steps
 
     reply = AgentReply(
         text="no",

@@ -13,8 +13,8 @@ from mlflow_agent_plugin.entities import Actor, AgentReply, Outcome, utc_now
 from mlflow_agent_plugin.errors import DataError
 from mlflow_agent_plugin.interaction.web.console import numbers as module
 from mlflow_agent_plugin.interaction.web.console.numbers import Numbers, numbers
+from mlflow_agent_plugin.observability.days import add_rows
 from mlflow_agent_plugin.observability.schema import row_from_reply
-from mlflow_agent_plugin.observability.table import add_rows
 
 
 @pytest.fixture(autouse=True)
