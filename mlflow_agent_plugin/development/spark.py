@@ -14,9 +14,7 @@ from __future__ import annotations
 
 import atexit
 import json
-import os
 import shutil
-import sys
 import tempfile
 import uuid
 import zipfile
@@ -28,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from mlflow_agent_plugin.development.case import CaseRun
 from mlflow_agent_plugin.development.pool import Worker
 from mlflow_agent_plugin.development.scenario import Scenario
-from mlflow_agent_plugin.errors import ConfigError
+from mlflow_agent_plugin.observability.spark import spark_session
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,7 +62,7 @@ class SparkPool:
         Raises:
             ConfigError: Spark is not installed.
         """
-        session = _session()
+        session = spark_session("mlflow-agents evaluate")
         cores = int(session.sparkContext.defaultParallelism)
         tasks = min(len(scenarios), max(cores, -(-len(scenarios) // CASES_PER_TASK)))
         texts = [
@@ -164,22 +162,3 @@ def _add(session: Any, bundle: Bundle) -> str:
         session.sparkContext.addFile(str(archive))
         _added[key] = archive.name
     return _added[key]
-
-
-def _session() -> Any:
-    try:
-        from pyspark.sql import SparkSession
-    except ImportError as error:
-        raise ConfigError(
-            "Spark is not installed", hint="pip install 'mlflow-agent-plugin[spark]'"
-        ) from error
-    active = SparkSession.getActiveSession()
-    if active is not None:
-        return active
-    # A session of our own runs Python as this process does; an existing one knows its cluster.
-    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-    return (
-        SparkSession.builder.appName("mlflow-agents evaluate")
-        .config("spark.ui.showConsoleProgress", "false")
-        .getOrCreate()
-    )

@@ -6,6 +6,8 @@ Rules:
 - One builder at a time. On disk a file lock says who; it ends with its process. In a bucket the
   lease ``monitoring <uri>`` of the runtime store says who: builders on several machines share that
   store (PostgreSQL). It is renewed before every write; a builder that lost it writes no more.
+- Who only prepares files (an executor of Spark) holds no lock and writes under names nobody else
+  uses; the builder moves them to their places.
 - A file is read and written through this machine's disk, never as a whole in memory.
 """
 
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import tempfile
 import time
 import uuid
@@ -49,9 +52,22 @@ class Place(Protocol):
     def put(self, name: str, write: Callable[[Path], object]) -> None:
         """Have `write` make the file, and put it in its place as a whole."""
 
+    def move(self, name: str, to: str) -> None:
+        """Put the file `name` in the place of `to`, as a whole."""
+
+    def clear(self, inside: str) -> None:
+        """Remove what lies in the folder `inside`, if there is such a folder."""
+
     @contextmanager
     def locked(self, timeout_seconds: float) -> Iterator[None]:
         """Be the only builder for the length of the block."""
+
+    def renew(self) -> None:
+        """Say that this builder lives; a builder that writes says it by that.
+
+        Raises:
+            DataError: Another one took over.
+        """
 
 
 def open_place(path: str | Path) -> Place:
@@ -98,6 +114,19 @@ class FolderPlace:
         temporary = file.with_name(f"_{file.name}.tmp")
         write(temporary)
         temporary.replace(file)
+
+    def move(self, name: str, to: str) -> None:
+        """As `Place`."""
+        target = self.folder / to
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (self.folder / name).replace(target)
+
+    def clear(self, inside: str) -> None:
+        """As `Place`."""
+        shutil.rmtree(self.folder / inside, ignore_errors=True)
+
+    def renew(self) -> None:
+        """As `Place`: a lock on a file lives as long as its process."""
 
     @contextmanager
     def locked(self, timeout_seconds: float) -> Iterator[None]:
@@ -181,6 +210,28 @@ class S3Place:
             self._renew()
             with _readable(f"{self.where}/{name}"):
                 self._client.upload_file(str(local), self._bucket, self._key(name))
+
+    def move(self, name: str, to: str) -> None:
+        """As `Place`."""
+        source = {"Bucket": self._bucket, "Key": self._key(name)}
+        self._renew()
+        with _readable(f"{self.where}/{to}"):
+            self._client.copy(source, self._bucket, self._key(to))
+            self._client.delete_object(**source)
+
+    def clear(self, inside: str) -> None:
+        """As `Place`."""
+        with _readable(self.where):
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self._bucket, Prefix=f"{self._key(inside)}/"
+            )
+            for page in pages:
+                for item in page.get("Contents", ()):
+                    self._client.delete_object(Bucket=self._bucket, Key=item["Key"])
+
+    def renew(self) -> None:
+        """As `Place`."""
+        self._renew()
 
     @contextmanager
     def locked(self, timeout_seconds: float) -> Iterator[None]:

@@ -9,6 +9,8 @@ Rules:
 
 from __future__ import annotations
 
+import os
+import sys
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +19,30 @@ from mlflow_agent_plugin.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+def spark_session(name: str) -> Any:
+    """Return the active Spark session, or a new one called `name`.
+
+    Raises:
+        ConfigError: Spark is not installed.
+    """
+    try:
+        from pyspark.sql import SparkSession
+    except ImportError as error:
+        raise ConfigError(
+            "Spark is not installed", hint="pip install 'mlflow-agent-plugin[spark]'"
+        ) from error
+    active = SparkSession.getActiveSession()
+    if active is not None:
+        return active
+    # A session of our own runs Python as this process does; an existing one knows its cluster.
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    return (
+        SparkSession.builder.appName(name)
+        .config("spark.ui.showConsoleProgress", "false")
+        .getOrCreate()
+    )
 
 
 def sessions_on_spark(

@@ -8,7 +8,7 @@ Rules:
 - Building twice gives the same table: a trace id stands in its day's file once, whatever happens.
 - It lies in a folder or in an S3 bucket (see `place`). A crash leaves whole files; the state is
   written last: a build after a crash reads the traces again and adds what is missing.
-- One builder at a time: a second one waits for the first.
+- One builder at a time: a second one waits for the first. What Spark does for it: `spark_build`.
 - A build costs what is new: it asks for traces from the last one seen, less `overlap_seconds` for
   requests that began earlier and ended later, and rewrites only the days that got new rows.
 - Traces that waited in a spool arrive later than that. They say on which day they came, and a build
@@ -27,10 +27,10 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from mlflow_agent_plugin.entities import utc_now
-from mlflow_agent_plugin.errors import DataError
+from mlflow_agent_plugin.errors import ConfigError, DataError
 from mlflow_agent_plugin.observability.days import (
     REQUESTS,
     STEPS,
@@ -56,6 +56,7 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 
+Engine = Literal["local", "spark"]
 OVERLAP_SECONDS = 3600.0
 LOCK_TIMEOUT_SECONDS = 600.0
 _BATCH_ROWS = 50_000
@@ -125,6 +126,7 @@ def monitoring_table(
     since: datetime | None = None,
     overlap_seconds: float = OVERLAP_SECONDS,
     rebuild: bool = False,
+    engine: Engine = "local",
 ) -> MonitoringTable:
     """Bring the table at `path` up to date with the traces of MLflow's tracking server.
 
@@ -135,16 +137,24 @@ def monitoring_table(
         since: Ignore traces that began before, with time zone.
         overlap_seconds: How far before the last trace seen to look again.
         rebuild: Look at every trace again (after traces arrived late); rows stay unique.
+        engine: "local" in this process, or "spark" on a cluster; the table is the same.
 
     Raises:
+        ConfigError: There is no such engine, or Spark's executors cannot read the traces.
         DataError: The folder holds something else, or a newer version's table.
         MlflowException: The tracking server cannot be read; nothing was changed.
     """
+    if engine not in get_args(Engine):
+        raise ConfigError(
+            f"there is no engine {engine!r}",
+            where="engine",
+            hint=f"Use {' or '.join(get_args(Engine))}.",
+        )
     place = open_place(path)
     try:
         with place.locked(LOCK_TIMEOUT_SECONDS):
             ids = list_experiments(experiment_ids)
-            return _build(place, ids, since, overlap_seconds, rebuild)
+            return _build(place, ids, since, overlap_seconds, rebuild, engine)
     except OSError as error:
         raise DataError(f"cannot be written: {error}", where=place.where) from error
 
@@ -225,6 +235,7 @@ def _build(
     since: datetime | None,
     overlap_seconds: float,
     rebuild: bool,  # noqa: FBT001 - private, named by its one caller
+    engine: Engine,
 ) -> MonitoringTable:
     state = _read_state(place)
     plans = [
@@ -239,7 +250,12 @@ def _build(
         for experiment in experiments
     ]
     days: set[str] = set()
-    readings, added = _build_here(place, plans, days)
+    if engine == "spark":
+        from mlflow_agent_plugin.observability.spark_build import build_on_spark
+
+        readings, added = build_on_spark(place, plans, days)
+    else:
+        readings, added = _build_here(place, plans, days)
     found = Reading()
     for plan, reading in zip(plans, readings, strict=True):
         state[plan.experiment] = plan.position(reading)

@@ -1,4 +1,4 @@
-"""Spark on a cluster of two executors: suites, traces made into suites, scoring, drift.
+"""Spark on a cluster of two executors: suites, traces made into suites, scoring, tables, drift.
 
 One cluster for the whole file, because starting one takes half a minute.
 """
@@ -153,32 +153,136 @@ def test_mlflows_spark_udf_scores_requests_with_an_agent(spark, lamps_dir, tmp_p
 START = datetime(2026, 3, 1, 22, tzinfo=timezone.utc)
 
 
+def request_row(number, **changes):
+    """Return one row of a monitoring table."""
+    return {
+        "trace_id": f"t-{number}", "event_time": START + timedelta(minutes=7 * number),
+        "agent": "support", "agent_digest": "sha256:aa", "version": None,
+        "session_id": f"s{number // 2}", "tenant": "default", "user_hash": "u",
+        "text": "card has not arrived" if number % 3 else "what is a mortgage",
+        "intent": "lost_card", "confidence": 0.9, "outcome": "answered",
+        "tools": ["look"] if number % 2 else [], "calls": 1, "executed": 1, "denied": 0,
+        "rejected": 0, "failed": 0, "approvals": 0, "escalated": False, "clarified": False,
+        "model_calls": 1, "input_tokens": 30, "output_tokens": 12, "cost_usd": 0.0,
+        "seconds": 0.1, **changes,
+    }  # fmt: skip
+
+
+def log_request(number, *, tags=None, metadata=None, begun=None, **changes):
+    """Log a trace with the row and one step of a request."""
+    import mlflow
+
+    from mlflow_agent_plugin.observability.schema import SUMMARY_KEY, summary_from_row
+    from mlflow_agent_plugin.observability.steps import STEPS_KEY, Step, summary_from_steps
+
+    row = request_row(number, **changes)
+    steps = [Step("model", "planner", input_tokens=20), Step("tool", "look", call_id=f"c{number}")]
+    span = mlflow.start_span_no_context(
+        "request",
+        start_time_ns=int((begun or row["event_time"]).timestamp() * 1e9),
+        tags={
+            SUMMARY_KEY: summary_from_row(row),
+            STEPS_KEY: summary_from_steps(steps[: 1 + number % 2]),
+            **(tags or {}),
+        },
+        metadata=metadata or {},
+    )
+    span.end()
+
+
+def dying(work, flag):
+    """Return `work`, which kills the executor it runs in when it has done its first task."""
+
+    def work_and_die(*arguments):
+        answer = work(*arguments)
+        try:
+            os.close(os.open(flag, os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            return answer
+        forker = Path(f"/proc/{os.getppid()}/stat").read_text().rpartition(")")[2]
+        os.kill(int(forker.split()[1]), signal.SIGKILL)
+        os._exit(1)
+
+    return work_and_die
+
+
+def contents(folder):
+    return {
+        file.relative_to(folder).as_posix(): file.read_bytes()
+        for file in folder.rglob("*")
+        if file.is_file() and file.name != "_lock"
+    }
+
+
+def test_a_table_built_on_spark_is_the_same_byte_for_byte_though_executors_die(
+    spark, tmp_path, monkeypatch
+):
+    import mlflow
+
+    from mlflow_agent_plugin.observability import monitoring_table, spark_build, table
+    from mlflow_agent_plugin.observability.schema import NO_TRAFFIC_TAG, SUMMARY_KEY
+    from mlflow_agent_plugin.observability.spool.delivery import DELIVERED_DAY_KEY
+
+    now = datetime.now(timezone.utc)  # the same for both builds, also about midnight
+    monkeypatch.setattr(table, "utc_now", lambda: now)
+    start = now.replace(hour=22, minute=0) - timedelta(days=4)  # every day is a task
+    monkeypatch.setenv("MLFLOW_ENABLE_ASYNC_TRACE_LOGGING", "false")
+    mlflow.set_tracking_uri("sqlite:///mlflow.db")  # executors run in other folders
+    experiments = [mlflow.set_experiment(name).experiment_id for name in ("one", "two")]
+    for number in range(24):
+        mlflow.set_experiment(experiment_id=experiments[number % 2])
+        log_request(number, event_time=start + timedelta(hours=2 * number))
+    log_request(30, event_time=start, tags={NO_TRAFFIC_TAG: "trial"})
+    log_request(31, event_time=start, tags={SUMMARY_KEY: "no summary"})
+    # Its request says another day than its trace.
+    log_request(32, event_time=start - timedelta(days=30), begun=start)
+    for name in ("read_span", "make_day"):
+        monkeypatch.setattr(
+            spark_build, name, dying(getattr(spark_build, name), tmp_path / f"{name} died")
+        )
+
+    def both():
+        built = [
+            monitoring_table(experiments, path=tmp_path / engine, engine=engine)
+            for engine in ("local", "spark")
+        ]
+        assert contents(tmp_path / "spark") == contents(tmp_path / "local")
+        here, there = (one.to_dict() | {"path": None} for one in built)
+        assert there == here
+        return there
+
+    first = both()
+    assert (tmp_path / "read_span died").exists()
+    assert (tmp_path / "make_day died").exists()
+    assert (first["added"], first["seen"], first["skipped"]) == (25, 27, 1)
+    assert len(first["days"]) == 4
+    log_request(40, event_time=start + timedelta(days=3))
+    log_request(41, event_time=start, metadata={DELIVERED_DAY_KEY: now.date().isoformat()})
+    second = both()
+    changed = [(start + timedelta(days=days)).date().isoformat() for days in (0, 3)]
+    assert (second["added"], second["days"]) == (2, changed)
+
+
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory):
     """Give two monitoring tables over several days: the same traffic, and one with other words."""
     import numpy as np
 
-    from mlflow_agent_plugin.observability.table import add_rows
+    from mlflow_agent_plugin.observability.days import add_rows
 
     folder = tmp_path_factory.mktemp("tables")
     generator = np.random.default_rng(3)
     found = {}
     for name, shifted in (("reference", False), ("current", True)):
-        rows = []
-        for number in range(900):
-            session = number // 2
-            rows.append({
-                "trace_id": f"{name}-{number}", "event_time": START + timedelta(minutes=7 * number),
-                "agent": "support", "agent_digest": "sha256:aa", "version": None,
-                "session_id": f"s{session}", "tenant": "default", "user_hash": "u",
-                "text": "card has not arrived" if number % 3 else "what is a mortgage",
-                "intent": f"i{int(generator.integers(3 + 3 * shifted))}",
-                "confidence": float(generator.beta(2 if shifted else 6, 2)),
-                "outcome": "answered", "tools": ["look"] if number % 2 else [], "calls": 1,
-                "executed": 1, "denied": 0, "rejected": 0, "failed": 0, "approvals": 0,
-                "escalated": False, "clarified": False, "model_calls": 1, "input_tokens": 30,
-                "output_tokens": 12, "cost_usd": 0.0, "seconds": 0.1,
-            })  # fmt: skip
+        rows = [
+            request_row(
+                number,
+                trace_id=f"{name}-{number}",
+                intent=f"i{int(generator.integers(3 + 3 * shifted))}",
+                confidence=float(generator.beta(2 if shifted else 6, 2)),
+            )
+            for number in range(900)
+        ]
         add_rows(folder / name, rows, set())
         found[name] = folder / name
     return found

@@ -81,9 +81,40 @@ def test_a_builder_that_lost_its_lease_writes_no_more(uri, monkeypatch):
             assert table.acquire(f"monitoring {uri}", "somebody else", 60)
         with pytest.raises(DataError, match="took over"):
             place.put("second", lambda file: file.write_text("too late"))
+        with pytest.raises(DataError, match="took over"):
+            place.renew()
+        with pytest.raises(DataError, match="took over"):
+            place.move("first", "second")
     with place.fetched("first") as kept, place.fetched("second") as late:
         assert kept is not None
         assert late is None
+
+
+@pytest.fixture(params=["folder", pytest.param("bucket", marks=pytest.mark.integration)])
+def somewhere(request, tmp_path):
+    return tmp_path / "t" if request.param == "folder" else request.getfixturevalue("uri")
+
+
+def test_a_prepared_file_is_moved_to_its_place_and_what_else_was_prepared_goes(somewhere):
+    place = open_place(somewhere)
+    place.put("day=2026-03-01/part.parquet", lambda file: file.write_text("old"))
+    for name in ("one", "two"):
+        place.put(f"_building/a/{name}.parquet", lambda file: file.write_text("new"))
+    assert place.holding("part.parquet", "") == ["day=2026-03-01"]
+    with place.locked(1.0):
+        place.renew()
+        place.move("_building/a/one.parquet", "day=2026-03-01/part.parquet")
+        place.move("_building/a/two.parquet", "day=2026-03-02/part.parquet")
+    with place.fetched("day=2026-03-01/part.parquet") as file:
+        assert file.read_text() == "new"
+    with place.fetched("_building/a/one.parquet") as gone:
+        assert gone is None
+    place.put("_building/a/three.parquet", lambda file: file.write_text("left"))
+    place.clear("_building")
+    place.clear("_building")
+    with place.fetched("_building/a/three.parquet") as gone:
+        assert gone is None
+    assert place.holding("part.parquet", "") == ["day=2026-03-01", "day=2026-03-02"]
 
 
 @pytest.mark.integration

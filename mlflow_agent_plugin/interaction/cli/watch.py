@@ -132,13 +132,25 @@ def evaluate(
     help="The table's folder, or s3://bucket/prefix.",
 )
 @click.option("--rebuild", is_flag=True, help="Look at every trace again.")
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "spark"]),
+    default="local",
+    show_default=True,
+    help="Where it is built; the table is the same.",
+)
 @answers
-def monitor(experiments: tuple[str, ...], path: Path | str, rebuild: bool) -> Answer:  # noqa: FBT001
+def monitor(
+    experiments: tuple[str, ...],
+    path: Path | str,
+    rebuild: bool,  # noqa: FBT001 - click passes flags
+    engine: Literal["local", "spark"],
+) -> Answer:
     """Bring the monitoring table up to date with traffic."""
     import mlflow_agent_plugin as agents
 
     ids = [experiment_id(item) for item in experiments] or None
-    table = agents.monitoring_table(ids, path=path, rebuild=rebuild)
+    table = agents.monitoring_table(ids, path=path, rebuild=rebuild, engine=engine)
     return Answer(table.to_dict(), (table.summary(),))
 
 
