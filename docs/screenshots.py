@@ -129,6 +129,7 @@ class _Camera:
         if path is not None:
             self.open(path, who)
         self.wait("return document.readyState === 'complete'")
+        self.wait("return !document.body.innerText.includes('being worked out')")
         # mermaid has drawn every graph of the page
         self.wait("return !document.querySelector('pre.mermaid-source')")
         if at:
