@@ -95,6 +95,8 @@ def isolated(tmp_path, monkeypatch, request):
         mlflow.tracking.fluent._active_experiment_id = None
         mlflow.set_tracking_uri(None)
         mlflow.set_registry_uri(None)
+    if "boto3" in sys.modules:  # its default session keeps the credentials of another test
+        sys.modules["boto3"].DEFAULT_SESSION = None
     # MLflow tells child processes by variables where it points and which experiment is active. What
     # is left of them would reach the next fixture that outlives a test.
     for name in mlflow_variables() - before:

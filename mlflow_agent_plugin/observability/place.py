@@ -287,7 +287,8 @@ def _client() -> Any:
     import boto3
 
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("MLFLOW_S3_ENDPOINT_URL")
-    return boto3.client("s3", endpoint_url=endpoint)
+    # Not the default session: it keeps the first credentials it saw, and no two threads may use it.
+    return boto3.session.Session().client("s3", endpoint_url=endpoint)
 
 
 def _being_built(where: str) -> DataError:
