@@ -50,7 +50,7 @@ TROUBLE: dict[str, Callable[[Any], Any]] = {
     "denied by policy": lambda f: f["denied"] > 0,
     "rejected by a person": lambda f: f["rejected"] > 0,
     "handed to a person": lambda f: f["escalated"],
-    "failed": lambda f: (f["outcome"] == "failed") | (f["failed"] > 0),
+    "failed, or a tool did": lambda f: (f["outcome"] == "failed") | (f["failed"] > 0),
 }
 """What counts as trouble, in the order it is shown."""
 
