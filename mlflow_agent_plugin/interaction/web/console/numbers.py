@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 DAYS = (1, 7, 30)
-WAIT_SECONDS = 0.3
+WAIT_SECONDS = 0.2
 _FRESH_SECONDS = 60.0
 _OLD_SECONDS = 600.0
 _KEPT = 32
