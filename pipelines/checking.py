@@ -86,19 +86,42 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class Expected:
+    """One expectation, and what came of it.
+
+    Attributes:
+        name: Its type, column, and the rows it is about if not all.
+        why: Why it is expected.
+        failure: None if it holds.
+    """
+
+    name: str
+    why: str
+    failure: Failure | None
+
+
+@dataclass(frozen=True)
 class Checked:
     """What came of a table.
 
     Attributes:
-        failures: The failed expectations.
-        expectations: How many there are.
+        expected: Every expectation.
         rows: Of the table.
     """
 
     table: CheckedTable
-    failures: tuple[Failure, ...]
-    expectations: int
+    expected: tuple[Expected, ...]
     rows: int
+
+    @property
+    def failures(self) -> tuple[Failure, ...]:
+        """The failed expectations."""
+        return tuple(each.failure for each in self.expected if each.failure is not None)
+
+    @property
+    def expectations(self) -> int:
+        """How many there are."""
+        return len(self.expected)
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary."""
@@ -133,6 +156,7 @@ class Checker:
         self._source = self._context.data_sources.add_pandas("pipeline")
         self._docs = docs
         self._actions = [] if docs is None else [begin_data_docs(self._context, docs)]
+        self._done: list[Checked] = []
 
     def check(
         self, table: CheckedTable, frame: pd.DataFrame, parameters: Mapping[str, Any]
@@ -169,15 +193,17 @@ class Checker:
             batch_parameters={"dataframe": rows}, expectation_parameters=given
         )
         (result,) = done.run_results.values()
-        if self._docs is not None:
-            finish_data_docs(self._docs)
         batch = definition.get_batch({"dataframe": rows})
-        failures = tuple(
-            _describe(table, batch, item, rows, given)
-            for item in result.results
-            if not item.success
-        )
-        return Checked(table, failures, len(result.results), len(rows))
+        expected = []
+        for item in result.results:
+            failure = None if item.success else _describe(table, batch, item, rows, given)
+            why = str((item.expectation_config.meta or {}).get("why", ""))
+            expected.append(Expected(_name(item.expectation_config), why, failure))
+        checked = Checked(table, tuple(expected), len(rows))
+        self._done.append(checked)
+        if self._docs is not None:
+            finish_data_docs(self._docs, self._done)
+        return checked
 
 
 def _great_expectations() -> Any:

@@ -1,5 +1,9 @@
 """Great Expectations stops bad data before anything is trained on it."""
 
+import re
+from contextlib import nullcontext
+from html import escape
+from html.parser import HTMLParser
 from pathlib import Path
 
 import pandas as pd
@@ -285,3 +289,62 @@ def test_data_docs_name_what_failed_and_hold_no_text_whatever_becomes_of_the_dat
     known.to_csv(params.dataset / "requests.csv", index=False)
     validate(params)
     assert len((docs / "failed_rows.csv").read_text().splitlines()) == 1
+
+
+class Loads(HTMLParser):
+    """What a page would load by itself, and the policy it has."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.loads, self.policies = [], []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        given = dict(attrs)
+        if tag == "meta" and given.get("http-equiv") == "Content-Security-Policy":
+            self.policies.append(given["content"])
+        if tag in {"script", "link", "iframe", "object", "embed"}:
+            self.loads.append(tag)
+        self.loads += [name for name in given if name in {"src", "srcset", "background"}]
+        self.loads += [name for name in given if name.startswith("on")]
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_data_docs_need_nothing_from_anywhere(tmp_path, failing):
+    data = known_dataset()
+    if failing:
+        data.loc[3, "category"] = "nope <b>&"
+    params = stage_params(tmp_path, data)
+    with pytest.raises(DataError) if failing else nullcontext():
+        validate(params)
+    pages = sorted(params.data_docs.rglob("*.html"))
+    assert len(pages) >= 5  # the first one, and two for each suite
+    for path in pages:
+        text = path.read_text()
+        found = Loads(text)
+        assert found.loads == [], path
+        assert found.policies == ["default-src 'none'; style-src 'unsafe-inline'"], path
+        assert "@import" not in text
+        assert "url(" not in text
+    assert not (params.data_docs / "static").exists()
+    index = (params.data_docs / "index.html").read_text()
+    assert ("1 of 30 expectations failed; nothing was trained" in index) == failing
+    assert ("All 30 expectations hold" in index) != failing
+    for link in re.findall('href="([^"]+)"', index):
+        assert (params.data_docs / link).is_file()
+
+
+def test_the_first_page_shows_every_expectation_why_and_what_came_of_it(tmp_path):
+    checker = Checker(tmp_path / "docs")
+    check_remarks(checker, remarks())
+    done = check_requests(checker, dataset(category_3="<b>roof"), LABELS)
+    first = (tmp_path / "docs" / "index.html").read_text()
+    assert "1 of 30 expectations failed; nothing was trained." in first
+    assert first.count("holds</td>") == 29
+    assert first.count("failed</td>") == 1
+    for each in done.expected:
+        assert escape(each.name) in first
+        assert each.why
+        assert escape(each.why) in first
+    assert "roof" not in first
+    assert "one person has one opinion of one request" in first
