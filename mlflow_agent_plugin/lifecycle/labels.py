@@ -69,13 +69,20 @@ def collect_labels(
     *,
     since: datetime | None = None,
     agent: str | None = None,
+    given_since: datetime | None = None,
 ) -> pd.DataFrame:
     """Return the labelled requests, `LABEL_COLUMNS`, oldest label first.
 
-    Args: as `collect_feedback`.
+    Args:
+        experiment_ids: As `collect_feedback`.
+        since: As `collect_feedback`.
+        agent: As `collect_feedback`.
+        given_since: Only requests whose label is of then or later, with time zone.
     """
     said = collect_feedback(experiment_ids, since=since, agent=agent)
     labelled = said[said["label"].notna() & said["text"].astype(bool)]
+    if given_since is not None:
+        labelled = labelled[labelled["labelled_at"] >= given_since]
     return labelled[list(LABEL_COLUMNS)].sort_values(["labelled_at", "trace_id"], ignore_index=True)
 
 

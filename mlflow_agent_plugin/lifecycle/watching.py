@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 
+LABEL_REACH = timedelta(days=90)
+"""So long before a version was made a request may lie whose label still counts as new."""
+
 LEASE_MARGIN_SECONDS = 60.0
 
 
@@ -242,7 +245,9 @@ def gather_signals(
         now=end,
         drift=verdicts,
         metrics=metrics,
-        new_labels=len(collect_labels(experiment_ids, since=created)),
+        new_labels=len(
+            collect_labels(experiment_ids, since=created - LABEL_REACH, given_since=created)
+        ),
         version_created_at=created,
         last_started_at=last_started(model_name),
         environment=(

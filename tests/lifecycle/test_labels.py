@@ -1,5 +1,7 @@
 """Labels from feedback, on a real tracking store."""
 
+from datetime import timedelta
+
 import mlflow
 import pytest
 from mlflow.entities import AssessmentSource
@@ -62,6 +64,20 @@ def test_what_a_model_says_and_what_is_no_label_do_not_count(ask):
         pass
     mlflow.log_expectation(trace_id=other.trace_id, name="intent", value="x", source=HUMAN)
     assert collect_labels().empty
+
+
+def test_a_label_counts_as_new_by_when_it_was_given_not_by_when_the_request_came(ask):
+    early, late, never = ask("asked early"), ask("asked late"), ask("asked and left")
+    mlflow.log_expectation(trace_id=early, name="intent", value="a", source=HUMAN)
+    between = collect_labels()["labelled_at"].max() + timedelta(milliseconds=1)
+    while utc_now() <= between:
+        pass
+    mlflow.log_expectation(trace_id=late, name="intent", value="b", source=HUMAN)
+    assert collect_labels(given_since=between)["trace_id"].tolist() == [late]
+    assert collect_labels(since=between, given_since=between).empty
+    mlflow.log_feedback(trace_id=early, name="intent", value="c", source=HUMAN)
+    assert set(collect_labels(given_since=between)["trace_id"]) == {early, late}
+    assert never not in set(collect_labels()["trace_id"])
 
 
 def test_labels_can_be_asked_for_one_agent_and_written(ask, tmp_path):
