@@ -6,6 +6,8 @@ Rules:
 - Anyone may give a thumb, a comment and the answer it should have been. The right intent is what
   retraining learns from: that takes the labeller role, so that no customer teaches the agent.
 - One thumb and one correction per person and answer; the same again changes nothing.
+- Each costs calls to the tracking server: a person gives `PER_MINUTE` a minute, in each worker,
+  then gets 429. Labellers work through lists and may go on.
 - Texts are masked; who said it stands there as the pseudonym the monitoring table uses.
 """
 
@@ -15,13 +17,14 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, Literal
 
+from limits.storage import MemoryStorage
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from mlflow_agent_plugin.core.responses import trace_of_response
-from mlflow_agent_plugin.entities import Actor
+from mlflow_agent_plugin.entities import Actor, utc_now
 from mlflow_agent_plugin.errors import IdentityError, RequestError
 from mlflow_agent_plugin.interaction.serve.http import HttpError
 from mlflow_agent_plugin.lifecycle.feedback import (
@@ -32,8 +35,12 @@ from mlflow_agent_plugin.lifecycle.feedback import (
     give_thumb,
 )
 from mlflow_agent_plugin.observability.schema import hash_user
+from mlflow_agent_plugin.trust.quotas.windows import Full, WindowCounters
 
 _logger = logging.getLogger(__name__)
+
+PER_MINUTE = 30
+"""Pieces of feedback one person may give a minute."""
 
 _RETRY_SECONDS = 30.0
 
@@ -71,6 +78,7 @@ class FeedbackDesk:
     def __init__(self, *, role: str, body: Callable[..., Awaitable[Any]]) -> None:
         self._role = role
         self._body = body
+        self._counters = WindowCounters(MemoryStorage(), utc_now)
 
     async def take(self, actor: Actor, request: Request) -> Response:
         """Keep what `actor` says."""
@@ -86,8 +94,22 @@ class FeedbackDesk:
             raise RequestError(
                 "is not the id of an answer", where="response_id", hint="Give its trace_id."
             )
+        self._count(actor)
         await run_in_threadpool(_keep, actor, trace_id, said)
         return JSONResponse({"trace_id": trace_id, "kept": True})
+
+    def _count(self, actor: Actor) -> None:
+        if self._role in actor.roles:
+            return
+        key = f"feedback:{hash_user(actor)}"
+        taken = self._counters.take(key, 1, limit=PER_MINUTE, every_seconds=60)
+        if isinstance(taken, Full):
+            raise HttpError(
+                429,
+                f"that is more than {PER_MINUTE} pieces of feedback in a minute; go on later",
+                code="rate_limit_exceeded",
+                retry_after=taken.retry_after_seconds,
+            )
 
 
 def _parse(payload: Any) -> Said:

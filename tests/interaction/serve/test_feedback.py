@@ -12,6 +12,8 @@ from starlette.testclient import TestClient
 
 from mlflow_agent_plugin.config import Settings
 from mlflow_agent_plugin.core import AgentRuntime
+from mlflow_agent_plugin.entities import utc_now
+from mlflow_agent_plugin.interaction.serve import feedback
 from mlflow_agent_plugin.interaction.serve.agents import ServedAgents
 from mlflow_agent_plugin.interaction.serve.app import make_app
 from mlflow_agent_plugin.interaction.serve.people import make_key
@@ -130,3 +132,23 @@ def test_a_trace_that_is_no_request_to_an_agent_is_like_none(front):
         source=AssessmentSource(source_type="HUMAN", source_id="x"),
     )  # fmt: skip
     assert front("ann", thumb="up", trace_id=span.trace_id).status_code == 404
+
+
+@pytest.fixture
+def still(monkeypatch):
+    """Let no minute end."""
+    moment = utc_now().replace(second=20)
+    monkeypatch.setattr(feedback, "utc_now", lambda: moment)
+    monkeypatch.setattr(feedback, "PER_MINUTE", 2)
+
+
+def test_a_person_who_never_stops_is_asked_to_wait_and_nobody_else_is(still, front):
+    trace = front("ann", "/v1/responses", input="where").json()["custom_outputs"]["trace_id"]
+    answers = [front("ann", thumb=thumb, trace_id=trace) for thumb in ("up", "down", "up")]
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+    assert 0 < int(answers[-1].headers["Retry-After"]) <= 60
+    assert "in a minute" in answers[-1].text
+    (row,) = collect_feedback().to_dict("records")
+    assert (row["thumbs_up"], row["thumbs_down"]) == (0, 1)
+    for _ in range(4):
+        assert front("lea", thumb="up", trace_id=trace).status_code == 200
