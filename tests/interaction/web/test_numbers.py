@@ -63,6 +63,18 @@ def test_numbers_of_some_minutes_ago_are_shown_while_new_ones_are_made(monkeypat
     assert module._soon(("k",), work) == Numbers(agents=["2"])
 
 
+def test_what_nobody_came_back_for_is_not_shown_as_new_later(monkeypatch):
+    work = Slow()
+    work.go.set()
+    monkeypatch.setattr(module, "WAIT_SECONDS", 0)
+    module._soon(("k",), work)
+    module._worker().submit(int).result(60)  # the work before it has ended
+    assert module._kept[("k",)].value == Numbers(agents=["1"])
+    monkeypatch.setattr(module, "_FRESH_SECONDS", -1)
+    monkeypatch.setattr(module, "WAIT_SECONDS", 60)
+    assert module._soon(("k",), work) == Numbers(agents=["2"])
+
+
 def test_an_error_is_told_once_and_the_next_one_tries_again():
     def broken():
         raise DataError("cannot be read", where="the table")

@@ -136,16 +136,23 @@ def _soon(key: tuple[Any, ...], make: Callable[[], Numbers]) -> Numbers | None:
         if kept is not None and age <= _FRESH_SECONDS:
             return _numbers_of(kept)
         job = _jobs.get(key)
+        if job is not None and job.done() and job.exception() is None:
+            job = None  # nobody came back for it while it was fresh
         if job is None and _has_room():
-            job = _jobs[key] = _worker().submit(make)
+            job = _jobs[key] = _worker().submit(_made, key, make)
     if job is not None and wait([job], WAIT_SECONDS).done:
         with _lock:
             if _jobs.get(key) is job:
                 del _jobs[key]
-                if job.exception() is None:
-                    _keep(key, job.result())
         return job.result()
     return _numbers_of(kept) if kept is not None and age <= _OLD_SECONDS else None
+
+
+def _made(key: tuple[Any, ...], make: Callable[[], Numbers]) -> Numbers:
+    found = make()
+    with _lock:
+        _keep(key, found)
+    return found
 
 
 def _has_room() -> bool:
