@@ -8,7 +8,7 @@ import mlflow
 import pytest
 from mlflow.entities import AssessmentSource
 
-from mlflow_agent_plugin.entities import ANONYMOUS, AgentReply, Outcome, utc_now
+from mlflow_agent_plugin.entities import ANONYMOUS
 from mlflow_agent_plugin.errors import DataError, NotFoundError
 from mlflow_agent_plugin.lifecycle import (
     collect_feedback,
@@ -17,27 +17,6 @@ from mlflow_agent_plugin.lifecycle import (
     give_thumb,
 )
 from mlflow_agent_plugin.lifecycle.labels import FEEDBACK_COLUMNS
-from mlflow_agent_plugin.observability.schema import (
-    SUMMARY_KEY,
-    row_from_reply,
-    summary_from_row,
-)
-
-
-@pytest.fixture
-def ask(monkeypatch):
-    """Logs one request as a trace and returns its id."""
-    monkeypatch.setenv("MLFLOW_ENABLE_ASYNC_TRACE_LOGGING", "false")
-    mlflow.set_experiment("traffic")
-
-    def log(text, agent="support"):
-        reply = AgentReply("ok", Outcome.ANSWERED, "s", agent, "sha256:aa", intent="guess")
-        row = row_from_reply(reply, text=text, event_time=utc_now(), actor=ANONYMOUS, trace_id="x")
-        with mlflow.start_span("request") as span:
-            mlflow.update_current_trace(tags={SUMMARY_KEY: summary_from_row(row)})
-        return span.trace_id
-
-    return log
 
 
 def test_without_a_word_from_people_the_dataset_is_empty_and_has_its_columns(ask):

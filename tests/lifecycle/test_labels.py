@@ -3,39 +3,17 @@
 from datetime import timedelta
 
 import mlflow
-import pytest
 from mlflow.entities import AssessmentSource
 
-from mlflow_agent_plugin.entities import ANONYMOUS, AgentReply, Outcome, utc_now
+from mlflow_agent_plugin.entities import utc_now
 from mlflow_agent_plugin.lifecycle.labels import (
     LABEL_COLUMNS,
     collect_labels,
     write_labels,
 )
-from mlflow_agent_plugin.observability.schema import (
-    SUMMARY_KEY,
-    row_from_reply,
-    summary_from_row,
-)
 
 HUMAN = AssessmentSource(source_type="HUMAN", source_id="rita")
 JUDGE = AssessmentSource(source_type="LLM_JUDGE", source_id="model")
-
-
-@pytest.fixture
-def ask(monkeypatch):
-    """Logs one request as a trace and returns its id."""
-    monkeypatch.setenv("MLFLOW_ENABLE_ASYNC_TRACE_LOGGING", "false")
-    mlflow.set_experiment("traffic")
-
-    def log(text, agent="support"):
-        reply = AgentReply("ok", Outcome.ANSWERED, "s", agent, "sha256:aa")
-        row = row_from_reply(reply, text=text, event_time=utc_now(), actor=ANONYMOUS, trace_id="x")
-        with mlflow.start_span("request") as span:
-            mlflow.update_current_trace(tags={SUMMARY_KEY: summary_from_row(row)})
-        return span.trace_id
-
-    return log
 
 
 def test_without_labels_the_frame_is_empty_and_has_its_columns(ask):

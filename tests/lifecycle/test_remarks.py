@@ -5,36 +5,14 @@ from __future__ import annotations
 import json
 
 import mlflow
-import pytest
 from click.testing import CliRunner
 from mlflow.entities import AssessmentSource
 
-from mlflow_agent_plugin.entities import ANONYMOUS, AgentReply, Outcome, utc_now
+from mlflow_agent_plugin.entities import utc_now
 from mlflow_agent_plugin.lifecycle import collect_remarks, correct_request, give_thumb
 from mlflow_agent_plugin.lifecycle.remarks import REMARK_COLUMNS, name_person
-from mlflow_agent_plugin.observability.schema import (
-    SUMMARY_KEY,
-    row_from_reply,
-    summary_from_row,
-)
 
 HUMAN = AssessmentSource(source_type="HUMAN", source_id="rita")
-
-
-@pytest.fixture
-def ask(monkeypatch):
-    """Logs one request as a trace and returns its id."""
-    monkeypatch.setenv("MLFLOW_ENABLE_ASYNC_TRACE_LOGGING", "false")
-    mlflow.set_experiment("traffic")
-
-    def log(text, agent="support"):
-        reply = AgentReply("ok", Outcome.ANSWERED, "s", agent, "sha256:aa", intent="guess")
-        row = row_from_reply(reply, text=text, event_time=utc_now(), actor=ANONYMOUS, trace_id="x")
-        with mlflow.start_span("request") as span:
-            mlflow.update_current_trace(tags={SUMMARY_KEY: summary_from_row(row)})
-        return span.trace_id
-
-    return log
 
 
 def test_what_only_a_model_said_and_other_assessments_are_no_remarks(ask):
