@@ -89,7 +89,7 @@ def _sqlite(store: Store) -> Any:
     from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
     from langgraph.checkpoint.sqlite import SqliteSaver
 
-    from mlflow_agent_plugin.store.engine import WAL_PAGES
+    from mlflow_agent_plugin.store.connections import WAL_PAGES
 
     class Saver(SqliteSaver):
         """LangGraph's, whose failures are the store's."""

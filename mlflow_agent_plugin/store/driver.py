@@ -6,41 +6,92 @@ does. Everything that does not run at every call goes through SQLAlchemy.
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import MutableMapping, Sequence
 from datetime import datetime, timezone
-from typing import Any
+from itertools import count
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
+if TYPE_CHECKING:
+    from mlflow_agent_plugin.store.pipeline import Pipeline
+
+_PIPELINE = "agents_pipeline"
+
 
 class DriverStatement:
-    """One statement that returns no rows.
+    """One statement that returns no rows, of a write transaction.
 
     Args:
         text: SQL with ``?`` for each parameter and no other question mark.
     """
 
     def __init__(self, text: str) -> None:
-        self._texts: Mapping[str, str] = {
-            "sqlite": text,
-            "postgresql": text.replace("?", "%s"),
-        }
+        self._text = text
+        numbers = count(1)
+        parts = text.split("?")
+        numbered = "".join(f"{part}${next(numbers)}" for part in parts[:-1]) + parts[-1]
+        self._numbered = numbered.encode()
 
     def run(self, connection: Connection, parameters: Sequence[Any]) -> int:
         """Run it and return how many rows it changed."""
-        dialect = connection.dialect
-        statement = self._texts[dialect.name]
+        if connection.dialect.name == "postgresql":
+            try:
+                return pipeline_of(connection).run(self._numbered, parameters)
+            except connection.dialect.loaded_dbapi.Error as error:
+                raise DBAPIError(self._text, None, error) from error
         raw: Any = connection.connection.dbapi_connection
-        try:
-            # `execute` on the connection itself is both drivers' own short way.
-            changed: int = raw.execute(statement, parameters).rowcount
-        except sqlite3.Error:
-            raise
-        except dialect.loaded_dbapi.Error as error:
-            raise DBAPIError(statement, None, error) from error
+        # `execute` on the connection itself is the driver's own short way.
+        changed: int = raw.execute(self._text, parameters).rowcount
         return changed
+
+    def defer(self, connection: Connection, parameters: Sequence[Any]) -> None:
+        """Run it at the latest with the commit, where it may fail; nobody asks what it changed."""
+        if connection.dialect.name == "postgresql":
+            try:
+                pipeline_of(connection).defer(self._numbered, parameters)
+            except connection.dialect.loaded_dbapi.Error as error:
+                raise DBAPIError(self._text, None, error) from error
+        else:
+            self.run(connection, parameters)
+
+
+def pipeline_of(connection: Connection) -> Pipeline:
+    """Return the pipeline of a PostgreSQL connection; it lasts as long as the server's side."""
+    info = connection.info
+    pipeline: Pipeline | None = info.get(_PIPELINE)
+    if pipeline is None:
+        from mlflow_agent_plugin.store.pipeline import Pipeline
+
+        pipeline = info[_PIPELINE] = Pipeline(connection.connection.driver_connection)
+    return pipeline
+
+
+def end_pipeline(connection: Connection, *, failed: bool) -> None:
+    """Commit a transaction of a PostgreSQL connection, or get ready for its rollback.
+
+    Raises:
+        DBAPIError: It could not be committed: roll back.
+    """
+    try:
+        if failed:
+            pipeline_of(connection).drop()
+        else:
+            pipeline_of(connection).commit()
+    except connection.dialect.loaded_dbapi.Error as error:
+        raise DBAPIError("COMMIT", None, error) from error
+
+
+def forget_prepared(info: MutableMapping[Any, Any]) -> None:
+    """Take the statements of a connection for unprepared: it is being rolled back.
+
+    Args:
+        info: What SQLAlchemy keeps with the connection.
+    """
+    pipeline: Pipeline | None = info.get(_PIPELINE)
+    if pipeline is not None:
+        pipeline.forget()
 
 
 def bind_time(moment: datetime, connection: Connection) -> Any:

@@ -19,18 +19,24 @@ import contextlib
 import os
 import sqlite3
 import threading
-import time
 import weakref
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine, RootTransaction
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DBAPIError, DisconnectionError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
 from mlflow_agent_plugin.config import Settings
 from mlflow_agent_plugin.errors import AgentError, StoreError
+from mlflow_agent_plugin.store.connections import (
+    BUSY_TIMEOUT_SECONDS,
+    make_engine,
+    make_private,
+    store_error,
+)
+from mlflow_agent_plugin.store.driver import end_pipeline
 from mlflow_agent_plugin.store.group_commit import GroupCommit, NoTurnError
 from mlflow_agent_plugin.store.schema import ensure_schema
 from mlflow_agent_plugin.store.urls import (
@@ -38,33 +44,10 @@ from mlflow_agent_plugin.store.urls import (
     parse_store_url,
     safe_url,
     shared_memory_url,
-    without_secrets,
 )
 
 if TYPE_CHECKING:
     from types import TracebackType
-
-_KEEPALIVES = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3,
-               "tcp_user_timeout": 20_000}  # fmt: skip
-"""A server that vanished without a word (power, network) is noticed within half a minute."""
-
-BUSY_TIMEOUT_SECONDS = 15.0
-"""How long a write transaction waits for the others before it gives up."""
-
-WAL_PAGES = 4096
-"""Pages SQLite's log may grow by before a commit also copies them into the database (16 MiB).
-
-By its default of 1,000 one in fifty tool calls would wait for that, and the same pages would be
-copied again and again. Much more is no gain: while the log's file grows, each commit takes longer.
-"""
-
-IDLE_CHECK_SECONDS = 5.0
-"""A PostgreSQL connection unused for this long is tried before it is trusted."""
-
-CONNECT_TIMEOUT_SECONDS = 10
-
-POOL_WAIT_SECONDS = 10.0
-"""How long a thread waits for a connection to PostgreSQL before its request is refused."""
 
 
 class Store:
@@ -85,8 +68,8 @@ class Store:
         self._forked_in_use = False
         self._held = False
         real = shared_memory_url(url) if self._memory else url
-        _make_private(url)
-        self.engine = _make_engine(real)
+        make_private(url)
+        self.engine = make_engine(real)
         self._writer = self.engine.execution_options(agents_begin="BEGIN IMMEDIATE")
         self._group = self._new_group()
         self._reader = self.engine
@@ -119,7 +102,7 @@ class Store:
                 hint="Install mlflow-agent-plugin[postgres].",
             ) from error
         except (SQLAlchemyError, sqlite3.Error) as error:
-            raise _store_error(error, url) from error
+            raise store_error(error, url) from error
         try:
             with store._translated():
                 ensure_schema(store._reader, store._writer, store.uri)
@@ -207,7 +190,7 @@ class Store:
             ) from error
         if isinstance(error.__cause__, AgentError):  # raised by a column type of ours
             raise error.__cause__ from None
-        raise _store_error(error, self.url) from error
+        raise store_error(error, self.url) from error
 
     def _before_fork(self) -> None:
         if self._group is None or self._memory:
@@ -249,6 +232,7 @@ class _WriteBlock(AbstractContextManager[Connection, "bool | None"]):
         self._store = store
         self._group = store._group  # noqa: SLF001 - same module
         self._block: Any = None
+        self._opened: Connection
 
     def __enter__(self) -> Connection:
         store = self._store
@@ -257,8 +241,8 @@ class _WriteBlock(AbstractContextManager[Connection, "bool | None"]):
             raise RuntimeError("nested write transaction: pass the open connection to begin()")
         try:
             if self._group is None:
-                self._block = store._writer.begin()  # noqa: SLF001 - same module
-                opened: Connection = self._block.__enter__()
+                opened = self._opened = store._writer.connect()  # noqa: SLF001 - same module
+                self._block = opened.begin()
             else:
                 self._block, opened = self._group.enter(BUSY_TIMEOUT_SECONDS)
         except _DATABASE_ERRORS as error:
@@ -275,14 +259,37 @@ class _WriteBlock(AbstractContextManager[Connection, "bool | None"]):
         store = self._store
         store._here.writing = False  # noqa: SLF001 - same module
         try:
-            if self._group is None:
-                self._block.__exit__(kind, error, trace)
-            else:
+            if self._group is not None:
                 self._group.leave(self._block, failed=kind is not None)
+            else:
+                self._end(failed=kind is not None)
         except _DATABASE_ERRORS as failure:
             store._raise_translated(failure)  # noqa: SLF001 - same module
         if isinstance(error, _DATABASE_ERRORS):
             store._raise_translated(error)  # noqa: SLF001 - same module
+
+    def _end(self, *, failed: bool) -> None:
+        """End a transaction of PostgreSQL and give its connection back."""
+        connection, transaction = self._opened, self._block
+        try:
+            if failed:
+                _take_back(connection, transaction)
+                return
+            try:
+                end_pipeline(connection, failed=False)
+                transaction.commit()
+            except BaseException:
+                _take_back(connection, transaction)
+                raise
+        finally:
+            connection.close()
+
+
+def _take_back(connection: Connection, transaction: RootTransaction) -> None:
+    """Roll back; a connection that cannot is gone, and its transaction with it."""
+    with contextlib.suppress(*_DATABASE_ERRORS):
+        end_pipeline(connection, failed=True)
+        transaction.rollback()
 
 
 _stores: weakref.WeakSet[Store] = weakref.WeakSet()
@@ -314,108 +321,3 @@ if hasattr(os, "register_at_fork"):
 def _checked_out(engine: Engine) -> int:
     checkedout = getattr(engine.pool, "checkedout", None)
     return int(checkedout()) if checkedout is not None else 0
-
-
-def _make_private(url: URL) -> None:
-    """Make a new SQLite file readable by this user only: it holds what agents were asked to do."""
-    path = url.database
-    if not url.drivername.startswith("sqlite") or is_memory(url) or not path:
-        return
-    if path.startswith("file:") or os.name != "posix":
-        return
-    # An existing file is left alone, and not even opened: closing it again would drop the locks
-    # SQLite holds on it. Whatever else is wrong with the path, SQLite says it better.
-    with contextlib.suppress(OSError):
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-
-
-def _make_engine(url: URL) -> Engine:
-    if url.drivername.startswith("sqlite"):
-        engine = create_engine(
-            url, connect_args={"timeout": BUSY_TIMEOUT_SECONDS, "check_same_thread": False}
-        )
-        event.listen(engine, "connect", _prepare_sqlite)
-        event.listen(engine, "begin", _begin_sqlite)
-        return engine
-    size = Settings.from_env().store_pool
-    engine = create_engine(
-        url,
-        connect_args={"connect_timeout": CONNECT_TIMEOUT_SECONDS, **_KEEPALIVES},
-        pool_size=size,
-        max_overflow=size,
-        pool_timeout=POOL_WAIT_SECONDS,
-    )
-    event.listen(engine, "checkin", _note_return)
-    event.listen(engine, "checkout", _try_if_idle)
-    return engine
-
-
-def _prepare_sqlite(connection: sqlite3.Connection, record: object) -> None:
-    """Turn off the driver's own BEGIN, and set WAL and durable commits."""
-    del record
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    deadline = time.monotonic() + BUSY_TIMEOUT_SECONDS
-    while True:
-        try:
-            cursor.execute("PRAGMA journal_mode=WAL")
-            break
-        except sqlite3.OperationalError as error:
-            # Changing the mode ignores the busy timeout when two processes meet on a fresh file.
-            if "locked" not in str(error) or time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)
-    cursor.execute("PRAGMA synchronous=FULL")
-    cursor.execute(f"PRAGMA wal_autocheckpoint={WAL_PAGES}")
-    cursor.execute("PRAGMA foreign_keys=ON")
-    cursor.close()
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    statement = connection.get_execution_options().get("agents_begin", "BEGIN")
-    if not statement:  # `GroupCommit` begins and ends its transactions itself
-        return
-    # Straight to the driver: SQLAlchemy's own way costs more than the statement.
-    raw = connection.connection.dbapi_connection
-    assert raw is not None
-    raw.execute(statement)
-
-
-def _note_return(connection: object, record: Any) -> None:
-    del connection
-    record.info["returned"] = time.monotonic()
-
-
-def _try_if_idle(connection: Any, record: Any, proxy: object) -> None:
-    """Try a connection that was idle for long; a dead one is replaced before anybody uses it."""
-    del proxy
-    returned = record.info.get("returned")
-    if returned is None or time.monotonic() - returned < IDLE_CHECK_SECONDS:
-        return
-    try:
-        connection.execute("SELECT 1")
-        connection.rollback()
-    except Exception as error:
-        raise DisconnectionError from error
-
-
-def _store_error(error: BaseException, url: URL) -> StoreError:
-    cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
-    text = without_secrets(str(cause), url).strip()
-    first = text.splitlines()[0] if text else type(cause).__name__
-    return StoreError(first, where=safe_url(url), hint=_hint(first))
-
-
-_HINTS = {
-    "unable to open database file": "Check that the folder exists and may be written.",
-    "readonly": "Give the process write permission on the file and its folder.",
-    "read-only": "Connect to a primary, with a user that may write.",
-    "not a database": "The file is damaged or something else: restore it from a backup.",
-    "malformed": "The file is damaged: restore it from a backup.",
-    "locked": "Another process held the write lock for too long.",
-    "connection failed": "Check that the server runs and accepts this user.",
-}
-
-
-def _hint(text: str) -> str | None:
-    return next((hint for sign, hint in _HINTS.items() if sign in text), None)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from datetime import datetime, timedelta, timezone
 
 import pytest
@@ -77,7 +78,9 @@ def test_what_the_database_refuses_is_a_store_error_and_the_next_one_works(store
 
 
 def test_a_block_that_goes_on_after_a_refused_statement_writes_nothing(store):
-    with store.begin() as connection, pytest.raises(Exception, match=r"(?i)null"):
+    on_postgresql = store.dialect == "postgresql"
+    told = pytest.raises(StoreError, match="nothing of it") if on_postgresql else nullcontext()
+    with told, store.begin() as connection, pytest.raises(Exception, match=r"(?i)null"):
         INSERT.run(connection, ("bad", None, "d", "o", 1, bind_time(WHEN, connection)))
     assert rows(store) == []
 

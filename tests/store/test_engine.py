@@ -18,7 +18,7 @@ from sqlalchemy import insert, select, text
 
 from mlflow_agent_plugin.entities import utc_now
 from mlflow_agent_plugin.errors import ConfigError, StoreError
-from mlflow_agent_plugin.store import Store, engine
+from mlflow_agent_plugin.store import Store, connections, engine
 from mlflow_agent_plugin.store.tables import sessions
 
 SECRET = "s3cret-Passw0rd"
@@ -214,7 +214,7 @@ def test_threads_write_one_after_the_other(store):
 def test_another_process_that_keeps_the_write_lock_is_a_store_error_in_the_end(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(engine, "BUSY_TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(connections, "BUSY_TIMEOUT_SECONDS", 0.2)
     path = tmp_path / "agents.db"
     with Store.open(f"sqlite:///{path}") as store:
         other = sqlite3.connect(path, isolation_level=None)
@@ -262,7 +262,7 @@ def test_few_commits_on_sqlite_wait_for_the_log_to_be_copied_into_the_database(t
         saver = open_checkpointer(store)
         (savers,) = saver.conn.execute("PRAGMA wal_autocheckpoint").fetchone()
         close_checkpointer(saver)
-    assert pages == savers == engine.WAL_PAGES
+    assert pages == savers == connections.WAL_PAGES
 
 
 def test_an_in_memory_store_is_shared_by_threads_and_by_nobody_else():
@@ -284,7 +284,7 @@ def test_a_closed_store_opens_again_by_itself(store):
 def test_a_connection_the_server_dropped_while_idle_is_replaced(postgres_uri, monkeypatch):
     import psycopg
 
-    monkeypatch.setattr(engine, "IDLE_CHECK_SECONDS", 0.0)
+    monkeypatch.setattr(connections, "IDLE_CHECK_SECONDS", 0.0)
     with Store.open(postgres_uri) as store:
         add(store, "s")
         with psycopg.connect(postgres_uri, autocommit=True) as admin:

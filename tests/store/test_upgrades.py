@@ -12,7 +12,7 @@ from sqlalchemy import text
 from mlflow_agent_plugin.entities import Actor
 from mlflow_agent_plugin.errors import StoreError
 from mlflow_agent_plugin.store import Store, schema
-from mlflow_agent_plugin.store.engine import _make_engine
+from mlflow_agent_plugin.store.connections import make_engine
 from mlflow_agent_plugin.store.tables import REVISIONS
 from mlflow_agent_plugin.store.urls import parse_store_url
 from mlflow_agent_plugin.trust import ApprovalQueue, ApprovalState, verify_audit
@@ -32,7 +32,7 @@ CLERK = Actor("ann", "bank", frozenset({"clerk"}), verified=True)
 
 def make_first_revision(uri):
     """Make a store as revision 0001 left it, with rows as its code wrote them."""
-    engine = _make_engine(parse_store_url(uri))
+    engine = make_engine(parse_store_url(uri))
     options = {"agents_begin": "BEGIN IMMEDIATE"}
     with engine.execution_options(**options).begin() as connection:
         schema.upgrade(connection, "0001")
@@ -106,7 +106,7 @@ def check(store):
 @pytest.mark.parametrize("stop", REVISIONS[:-1])
 def test_a_store_of_each_earlier_revision_keeps_its_rows_and_their_meaning(store_uri, stop):
     make_first_revision(store_uri)
-    engine = _make_engine(parse_store_url(store_uri))
+    engine = make_engine(parse_store_url(store_uri))
     with engine.execution_options(agents_begin="BEGIN IMMEDIATE").begin() as connection:
         schema.upgrade(connection, stop)
     engine.dispose()

@@ -123,7 +123,7 @@ class AuditTransaction:
         while self._rows:
             rows, self._rows = self._rows[:_ROWS_AT_ONCE], self._rows[_ROWS_AT_ONCE:]
             insert_rows = _INSERT_EVENTS[len(rows) - 1]
-            insert_rows.run(self.connection, [value for row in rows for value in row])
+            insert_rows.defer(self.connection, [value for row in rows for value in row])
 
 
 class AuditLog:

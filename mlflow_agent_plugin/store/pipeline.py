@@ -1,0 +1,195 @@
+"""The write statements of one PostgreSQL connection, sent in libpq's pipeline mode.
+
+One by one, a transaction of two statements takes four round trips (BEGIN, each of them, COMMIT),
+and the server parses and plans each anew. Here BEGIN travels with the first statement and COMMIT
+with the last, and each statement is prepared once per connection
+(https://www.postgresql.org/docs/current/libpq-pipeline-mode.html).
+
+Rules:
+- `run` returns after the server has run it; what was only `defer`red is sent with whatever comes
+  next, at the latest with the commit, and fails there.
+- `commit` returns only if the server committed. One that ended as a rollback is an error: psycopg
+  and SQLAlchemy would say yes to it.
+- Values go over as text, and a text the server cannot hold is refused before anything is sent.
+- An exchange that was broken off closes the connection: nobody can say where it stands.
+- psycopg drops every prepared statement of the connection when it rolls back, ours too: whoever
+  rolls back calls `forget`.
+"""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any
+
+from psycopg import OperationalError, errors, pq
+
+_Query = tuple[bytes, list["bytes | None"]]
+
+
+class Pipeline:
+    """Statements of one connection.
+
+    Args:
+        raw: The psycopg connection. Between two transactions others may use it as they like.
+    """
+
+    def __init__(self, raw: Any) -> None:
+        self._raw = raw
+        self._pg: pq.abc.PGconn = raw.pgconn
+        self._poll = select.poll()
+        self._poll.register(self._pg.socket, select.POLLIN)
+        self._prepared: dict[bytes, bytes] = {}
+        self._numbers = 0
+        self._deferred: list[_Query] = []
+
+    def run(self, text: bytes, parameters: Sequence[Any]) -> int:
+        """Run a statement within the open transaction, or begin one; return the rows it changed.
+
+        Raises:
+            psycopg.Error: It failed, or one deferred before it did.
+            UnicodeEncodeError: A value is no text in UTF-8.
+        """
+        own = (text, _encoded(parameters))
+        result = self._exchange([*self._take_deferred(), own])[-1]
+        return result.command_tuples or 0
+
+    def defer(self, text: bytes, parameters: Sequence[Any]) -> None:
+        """Run a statement with the next one or with the commit; nobody asks what it changed.
+
+        Raises:
+            psycopg.DataError: A value cannot be sent.
+            UnicodeEncodeError: A value is no text in UTF-8.
+        """
+        self._deferred.append((text, _encoded(parameters)))
+
+    def commit(self) -> None:
+        """Commit what was sent and deferred; without any of it, do nothing.
+
+        Raises:
+            psycopg.Error: It was not committed, or nobody knows: the connection broke meanwhile.
+        """
+        deferred = self._take_deferred()
+        if not deferred and self._pg.transaction_status == pq.TransactionStatus.IDLE:
+            return
+        ended = self._exchange([*deferred, (_COMMIT, [])])[-1]
+        if ended.command_status != _COMMIT:
+            raise errors.InFailedSqlTransaction(
+                "a statement of the transaction had failed: nothing of it was written"
+            )
+
+    def drop(self) -> None:
+        """Forget what was deferred: its transaction is not going to be."""
+        self._deferred.clear()
+
+    def forget(self) -> None:
+        """Take every statement for unprepared."""
+        self._prepared.clear()
+
+    def _take_deferred(self) -> list[_Query]:
+        deferred, self._deferred = self._deferred, []
+        return deferred
+
+    def _exchange(self, queries: list[_Query]) -> list[pq.abc.PGresult]:
+        """Send queries in one go and return their results; raises the first one's error."""
+        pg = self._pg
+        if pg.transaction_status == pq.TransactionStatus.IDLE:
+            queries.insert(0, (_BEGIN, []))
+        try:
+            pg.enter_pipeline_mode()
+            news = [self._send(*query) for query in queries]
+            pg.pipeline_sync()
+            self._flush()
+            results = self._results(len(queries) + sum(new is not None for new in news))
+            pg.exit_pipeline_mode()
+        except BaseException:
+            self._raw.close()
+            raise
+        answers = []
+        rest = iter(results)
+        for (text, _), new in zip(queries, news, strict=True):
+            if new:
+                _check(next(rest))
+                self._prepared[text] = new
+            answers.append(_check(next(rest)))
+        return answers
+
+    def _send(self, text: bytes, parameters: list[bytes | None]) -> bytes | None:
+        """Send one query; return the name it is being prepared by, None if it was before."""
+        pg, new = self._pg, None
+        name = self._prepared.get(text)
+        if name is None:
+            self._numbers += 1
+            name = new = b"agents_%d" % self._numbers
+            pg.send_prepare(name, text)
+        pg.send_query_prepared(name, parameters)
+        return new
+
+    def _flush(self) -> None:
+        """Send what libpq holds, and take in what the server says meanwhile: both buffers end."""
+        pg = self._pg
+        while pg.flush():
+            self._poll.modify(pg.socket, select.POLLIN | select.POLLOUT)
+            try:
+                ready = self._poll.poll()
+            finally:
+                self._poll.modify(pg.socket, select.POLLIN)
+            if any(event & ~select.POLLOUT for _, event in ready):
+                pg.consume_input()
+
+    def _results(self, expected: int) -> list[pq.abc.PGresult]:
+        """Return the results up to the end of the exchange."""
+        pg, results = self._pg, list[pq.abc.PGresult]()
+        while True:
+            while pg.is_busy():
+                # Not PQgetResult's own wait, which no signal ends.
+                self._poll.poll()
+                pg.consume_input()
+            result = pg.get_result()
+            if result is None:  # between two queries
+                continue
+            if result.status == pq.ExecStatus.PIPELINE_SYNC:
+                break
+            results.append(result)
+        if len(results) != expected:
+            raise OperationalError("the server did not answer what it was asked")
+        return results
+
+
+_BEGIN = b"BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
+"""Spelled out: a database's own default may be another."""
+
+_COMMIT = b"COMMIT"
+
+_GOOD = (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK)
+
+
+def _check(result: pq.abc.PGresult) -> pq.abc.PGresult:
+    if result.status in _GOOD:
+        return result
+    state = (result.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode()
+    message = result.get_error_message() or "the statement was not run"
+    try:
+        kind: Callable[..., Exception] = errors.lookup(state)
+    except KeyError:
+        kind = OperationalError
+    raise kind(message)
+
+
+def _encoded(parameters: Sequence[Any]) -> list[bytes | None]:
+    return [None if value is None else _text(value) for value in parameters]
+
+
+def _text(value: Any) -> bytes:
+    if isinstance(value, str):
+        data = value.encode()
+        if b"\0" in data:
+            # libpq would cut it off there.
+            raise errors.DataError("PostgreSQL text cannot hold NUL (0x00)")
+        return data
+    if type(value) is int:
+        return b"%d" % value
+    if isinstance(value, datetime):
+        return value.isoformat().encode()
+    raise errors.DataError(f"no text for a {type(value).__name__}")
