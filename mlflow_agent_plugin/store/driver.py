@@ -20,8 +20,15 @@ if TYPE_CHECKING:
 _PIPELINE = "agents_pipeline"
 
 
+class UnexpectedRowsError(Exception):
+    """A statement did not change the row it was expected to: nothing of the block is written."""
+
+
 class DriverStatement:
     """One statement that returns no rows, of a write transaction.
+
+    On PostgreSQL each answer that is waited for is a round trip. `expect` and `defer` wait for
+    none: their statements go to the server with the commit.
 
     Args:
         text: SQL with ``?`` for each parameter and no other question mark.
@@ -33,6 +40,11 @@ class DriverStatement:
         parts = text.split("?")
         numbered = "".join(f"{part}${next(numbers)}" for part in parts[:-1]) + parts[-1]
         self._numbered = numbered.encode()
+        # Only an error keeps the server from going on to the COMMIT that is right behind.
+        self._strict = (
+            f"WITH changed AS ({numbered} RETURNING 1)"  # noqa: S608 - a constant of the caller's
+            " SELECT 1 / count(*) FROM changed"
+        ).encode()
 
     def run(self, connection: Connection, parameters: Sequence[Any]) -> int:
         """Run it and return how many rows it changed."""
@@ -49,12 +61,35 @@ class DriverStatement:
     def defer(self, connection: Connection, parameters: Sequence[Any]) -> None:
         """Run it at the latest with the commit, where it may fail; nobody asks what it changed."""
         if connection.dialect.name == "postgresql":
-            try:
-                pipeline_of(connection).defer(self._numbered, parameters)
-            except connection.dialect.loaded_dbapi.Error as error:
-                raise DBAPIError(self._text, None, error) from error
+            self._defer(connection, self._numbered, parameters, None)
         else:
             self.run(connection, parameters)
+
+    def expect(
+        self, connection: Connection, parameters: Sequence[Any], otherwise: Exception
+    ) -> None:
+        """Run it as `defer`; it has to change a row.
+
+        Raises:
+            Exception: `otherwise`, here or at the end of the block, if it changed none: nothing of
+                the block is written.
+        """
+        if connection.dialect.name == "postgresql":
+            self._defer(connection, self._strict, parameters, otherwise)
+        elif self.run(connection, parameters) == 0:
+            raise otherwise
+
+    def _defer(
+        self,
+        connection: Connection,
+        text: bytes,
+        parameters: Sequence[Any],
+        otherwise: Exception | None,
+    ) -> None:
+        try:
+            pipeline_of(connection).defer(text, parameters, otherwise)
+        except connection.dialect.loaded_dbapi.Error as error:
+            raise DBAPIError(self._text, None, error) from error
 
 
 def pipeline_of(connection: Connection) -> Pipeline:

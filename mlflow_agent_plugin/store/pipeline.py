@@ -21,11 +21,21 @@ from __future__ import annotations
 import select
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from psycopg import OperationalError, errors, pq
 
-_Query = tuple[bytes, list["bytes | None"]]
+
+class _Query(NamedTuple):
+    """A statement with its values.
+
+    Attributes:
+        otherwise: Raised where the server divides by zero: the statement does if it changed no row.
+    """
+
+    text: bytes
+    values: list[bytes | None]
+    otherwise: Exception | None = None
 
 
 class Pipeline:
@@ -51,29 +61,37 @@ class Pipeline:
             psycopg.Error: It failed, or one deferred before it did.
             UnicodeEncodeError: A value is no text in UTF-8.
         """
-        own = (text, _encoded(parameters))
+        own = _Query(text, _encoded(parameters))
         result = self._exchange([*self._take_deferred(), own])[-1]
         return result.command_tuples or 0
 
-    def defer(self, text: bytes, parameters: Sequence[Any]) -> None:
+    def defer(
+        self, text: bytes, parameters: Sequence[Any], otherwise: Exception | None = None
+    ) -> None:
         """Run a statement with the next one or with the commit; nobody asks what it changed.
+
+        Args:
+            text: The statement.
+            parameters: Its values.
+            otherwise: Raised then in place of its division by zero.
 
         Raises:
             psycopg.DataError: A value cannot be sent.
             UnicodeEncodeError: A value is no text in UTF-8.
         """
-        self._deferred.append((text, _encoded(parameters)))
+        self._deferred.append(_Query(text, _encoded(parameters), otherwise))
 
     def commit(self) -> None:
         """Commit what was sent and deferred; without any of it, do nothing.
 
         Raises:
             psycopg.Error: It was not committed, or nobody knows: the connection broke meanwhile.
+            Exception: A deferred statement's `otherwise`: it was not committed.
         """
         deferred = self._take_deferred()
         if not deferred and self._pg.transaction_status == pq.TransactionStatus.IDLE:
             return
-        ended = self._exchange([*deferred, (_COMMIT, [])])[-1]
+        ended = self._exchange([*deferred, _Query(_COMMIT, [])])[-1]
         if ended.command_status != _COMMIT:
             raise errors.InFailedSqlTransaction(
                 "a statement of the transaction had failed: nothing of it was written"
@@ -95,10 +113,10 @@ class Pipeline:
         """Send queries in one go and return their results; raises the first one's error."""
         pg = self._pg
         if pg.transaction_status == pq.TransactionStatus.IDLE:
-            queries.insert(0, (_BEGIN, []))
+            queries.insert(0, _Query(_BEGIN, []))
         try:
             pg.enter_pipeline_mode()
-            news = [self._send(*query) for query in queries]
+            news = [self._send(query.text, query.values) for query in queries]
             pg.pipeline_sync()
             self._flush()
             results = self._results(len(queries) + sum(new is not None for new in news))
@@ -108,11 +126,16 @@ class Pipeline:
             raise
         answers = []
         rest = iter(results)
-        for (text, _), new in zip(queries, news, strict=True):
+        for query, new in zip(queries, news, strict=True):
             if new:
                 _check(next(rest))
-                self._prepared[text] = new
-            answers.append(_check(next(rest)))
+                self._prepared[query.text] = new
+            try:
+                answers.append(_check(next(rest)))
+            except errors.DivisionByZero:
+                if query.otherwise is None:
+                    raise
+                raise query.otherwise from None
         return answers
 
     def _send(self, text: bytes, parameters: list[bytes | None]) -> bytes | None:

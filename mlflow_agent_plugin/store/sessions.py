@@ -201,12 +201,11 @@ class SessionTable:
         until = now + timedelta(seconds=ttl_seconds)
         with self._store.begin(connection) as opened:
             times = (bind_time(moment, opened) for moment in (until, now))
-            held = _RENEW.run(opened, (*times, session_id, owner))
-        if held != 1:
-            raise SessionBusyError(
+            lost = SessionBusyError(
                 "this turn lost its lease: it ran for too long and another turn may have begun",
                 where=f"session {session_id}",
             )
+            _RENEW.expect(opened, (*times, session_id, owner), lost)
 
     def release(self, session_id: str, owner: str, *, connection: Connection | None = None) -> bool:
         """End a turn; return False if its lease had been lost already."""

@@ -23,7 +23,7 @@ from sqlalchemy import Connection, Row, bindparam, select, update
 
 from mlflow_agent_plugin.entities import Actor, Clock, utc_now
 from mlflow_agent_plugin.errors import ToolCallError
-from mlflow_agent_plugin.store.driver import DriverStatement, bind_time
+from mlflow_agent_plugin.store.driver import DriverStatement, UnexpectedRowsError, bind_time
 from mlflow_agent_plugin.store.engine import Store
 from mlflow_agent_plugin.store.tables import effects
 from mlflow_agent_plugin.trust.spelling import spell_field
@@ -91,6 +91,7 @@ class EffectLedger:
         arguments_digest: str,
         owner: str,
         connection: Connection | None = None,
+        optimistic: bool = False,
     ) -> Claim:
         """Ask to run a call.
 
@@ -100,15 +101,20 @@ class EffectLedger:
             arguments_digest: `sha256_of_json` of the arguments.
             owner: Who would run it (the turn's lease owner).
             connection: Join this write transaction: claim and before-event commit together.
+            optimistic: Take the claim for new, and wait for no answer of the database.
 
         Raises:
             ToolCallError: The key was claimed for another call.
+            UnexpectedRowsError: By the end of the transaction: it was not new. Claim it again, not
+                optimistic.
             StoreError: The store failed: do not run the tool.
         """
         now = self._clock()
         with self._store.begin(connection) as transaction:
             values = (key, tool, arguments_digest, owner, bind_time(now, transaction))
-            if _INSERT.run(transaction, values) == 1:
+            if optimistic:
+                _INSERT.expect(transaction, values, UnexpectedRowsError(key))
+            if optimistic or _INSERT.run(transaction, values) == 1:
                 return Claim(
                     key=key,
                     status=ClaimStatus.NEW,
@@ -136,6 +142,7 @@ class EffectLedger:
         problem: str | None = None,
         spelled: bytes | None = None,
         connection: Connection | None = None,
+        optimistic: bool = False,
     ) -> None:
         """Record what the tool gave.
 
@@ -145,10 +152,13 @@ class EffectLedger:
             problem: Why it cannot be used, although the tool ran; a replay says so again.
             spelled: The result as canonical JSON, if it was spelled already.
             connection: Join this write transaction.
+            optimistic: Take the call for running, and wait for no answer of the database.
 
         Raises:
             ToolCallError: The result is not JSON, or the call does not run (never claimed, or
                 ended with another result).
+            UnexpectedRowsError: By the end of the transaction: it was not running. Say so again,
+                not optimistic.
         """
         try:
             text = _spell(result) if spelled is None else spelled.decode()
@@ -158,12 +168,20 @@ class EffectLedger:
             ) from failure
         error = None if problem is None else spell_field(problem) or "unusable"
         values = {"state": _State.DONE.value, "result": text, "error": error}
-        self._end(key, values, connection)
+        self._end(key, values, connection, optimistic=optimistic)
 
-    def fail(self, key: str, error: str, *, connection: Connection | None = None) -> None:
-        """Record that the tool failed: the call ended and is not run again; raises as `finish`."""
+    def fail(
+        self,
+        key: str,
+        error: str,
+        *,
+        connection: Connection | None = None,
+        optimistic: bool = False,
+    ) -> None:
+        """Record that the tool failed and is not run again; the rest as `finish`."""
         text = spell_field(error) or "failed"
-        self._end(key, {"state": _State.FAILED.value, "error": text}, connection)
+        values = {"state": _State.FAILED.value, "error": text}
+        self._end(key, values, connection, optimistic=optimistic)
 
     def get(self, key: str) -> Claim | None:
         """Return how a call stands ("done" or "in_doubt"), None if it was never claimed."""
@@ -242,7 +260,14 @@ class EffectLedger:
                 .values(resolved_by=spell_field(by.user))
             )
 
-    def _end(self, key: str, values: dict[str, Any], connection: Connection | None) -> None:
+    def _end(
+        self,
+        key: str,
+        values: dict[str, Any],
+        connection: Connection | None,
+        *,
+        optimistic: bool,
+    ) -> None:
         with self._store.begin(connection) as transaction:
             ended = (
                 values["state"],
@@ -251,7 +276,9 @@ class EffectLedger:
                 bind_time(self._clock(), transaction),
                 key,
             )
-            if _END.run(transaction, ended) == 1:
+            if optimistic:
+                _END.expect(transaction, ended, UnexpectedRowsError(key))
+            if optimistic or _END.run(transaction, ended) == 1:
                 return
             row = transaction.execute(_SELECT, {"for_key": key}).first()
         if row is None:

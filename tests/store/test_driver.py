@@ -61,6 +61,31 @@ def test_it_says_how_many_rows_it_changed(store):
     assert [row.result for row in rows(store)] == [None, "{}"]
 
 
+def test_a_statement_that_has_to_change_a_row_says_nothing_if_it_does(store):
+    with store.begin() as connection:
+        values = ("a", "t", "d", "o", 1, bind_time(WHEN, connection))
+        INSERT.expect(connection, values, LookupError("a"))
+        END.expect(connection, ("done", "{}", 1), LookupError("b"))
+    assert [(row.effect_key, row.state) for row in rows(store)] == [("a", "done")]
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_one_that_changes_none_ends_the_block_with_the_error_given_and_nothing_is_written(
+    store, last
+):
+    put(store, "taken")
+    for _ in range(3):
+        with pytest.raises(LookupError, match="mine"), store.begin() as connection:
+            INSERT.run(connection, ("new", "t", "d", "o", 1, bind_time(WHEN, connection)))
+            values = ("taken", "t", "d", "o", 1, bind_time(WHEN, connection))
+            INSERT.expect(connection, values, LookupError("mine"))
+            if not last:
+                END.expect(connection, ("done", None, 1), LookupError("another"))
+                INSERT.defer(connection, ("newer", "t", "d", "o", 1, bind_time(WHEN, connection)))
+        assert [row.effect_key for row in rows(store)] == ["taken"]
+    assert put(store, "next") == 1
+
+
 def test_a_block_that_raises_takes_it_back(store):
     for _ in range(3):
         with pytest.raises(ZeroDivisionError), store.begin() as connection:

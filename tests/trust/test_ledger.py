@@ -12,6 +12,7 @@ import pytest
 from mlflow_agent_plugin.entities import Actor
 from mlflow_agent_plugin.errors import ToolCallError
 from mlflow_agent_plugin.store import Store
+from mlflow_agent_plugin.store.driver import UnexpectedRowsError
 from mlflow_agent_plugin.trust.audit import AuditKind, AuditLog
 from mlflow_agent_plugin.trust.ledger import ClaimStatus, EffectLedger
 
@@ -58,6 +59,33 @@ def test_a_finished_call_is_replayed_exactly(ledger, result):
     assert (done.status, done.result, done.error) == ("done", result, None)
     assert json.dumps(done.result, sort_keys=True) == json.dumps(result, sort_keys=True)
     assert ledger.get("s:c") == done
+
+
+def test_an_optimistic_claim_of_a_new_call_and_its_optimistic_end_stand(ledger):
+    assert claim(ledger, optimistic=True).status is ClaimStatus.NEW
+    assert ledger.get("s:c").status is ClaimStatus.IN_DOUBT
+    ledger.finish("s:c", {"ok": True}, optimistic=True)
+    assert ledger.get("s:c").result == {"ok": True}
+
+
+def test_what_an_optimistic_claim_of_a_taken_call_was_in_writes_nothing(store, ledger):
+    claim(ledger)
+    for _ in range(2):
+        with pytest.raises(UnexpectedRowsError), store.begin() as connection:
+            claim(ledger, "s:new", connection=connection)
+            claim(ledger, owner="turn-2", connection=connection, optimistic=True)
+    assert ledger.get("s:new") is None
+    assert ledger.get("s:c").owner == "turn-1"
+
+
+@pytest.mark.parametrize("claimed", [True, False])
+def test_an_optimistic_end_of_a_call_that_does_not_run_is_none(ledger, claimed):
+    if claimed:
+        claim(ledger)
+        ledger.fail("s:c", "no")
+    with pytest.raises(UnexpectedRowsError):
+        ledger.finish("s:c", {}, optimistic=True)
+    assert (ledger.get("s:c").error == "no") if claimed else (ledger.get("s:c") is None)
 
 
 def test_a_failed_call_is_replayed_with_its_error_and_not_run_again(ledger):

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from mlflow_agent_plugin.core.gateway.contracts import ContractChecks
     from mlflow_agent_plugin.core.gateway.governance import Governance
-    from mlflow_agent_plugin.core.gateway.journal import CallJournal
+    from mlflow_agent_plugin.core.gateway.journal import AuditWrite, CallJournal
     from mlflow_agent_plugin.core.tool_runner import ToolRunner
     from mlflow_agent_plugin.core.turn import Turn
     from mlflow_agent_plugin.information import KnowledgeIndex
@@ -126,9 +126,13 @@ class EffectRunner:
                 self._extend_lease(turn, lease_seconds, transaction.connection)
                 journal.starts(transaction, **_rights(contract))
             return self._call(governed, journal, canonical, claimed=False)
-        with journal.transaction() as transaction:
+        digest = sha256_digest(canonical)
+
+        def start(transaction: AuditTransaction, optimistic: bool) -> Claim:  # noqa: FBT001
             self._extend_lease(turn, lease_seconds, transaction.connection)
-            claim = self._claim(governed, turn, sha256_digest(canonical), transaction)
+            # A replayed call's approval is used up already: first the claim has to be known.
+            optimistic = optimistic and approval is None
+            claim = self._claim(governed, turn, digest, transaction, optimistic=optimistic)
             if claim.status is not ClaimStatus.DONE:
                 again = claim.status is ClaimStatus.IN_DOUBT
                 if approval is not None and not again:
@@ -139,6 +143,9 @@ class EffectRunner:
                     approval_id=None if approval is None else approval.approval_id,
                     again=again,
                 )
+            return claim
+
+        claim = journal.transact(start)
         if claim.status is ClaimStatus.DONE:
             return self._replay(governed, journal, claim)
         return self._call(governed, journal, canonical, claimed=True)
@@ -208,6 +215,8 @@ class EffectRunner:
         turn: Turn,
         arguments_digest: str,
         transaction: AuditTransaction,
+        *,
+        optimistic: bool,
     ) -> Claim:
         """Claim the call; the claim is "in doubt" only if it was taken over, to run again."""
         ledger, contract = self._trust.ledger, governed.contract
@@ -218,6 +227,7 @@ class EffectRunner:
                 arguments_digest=arguments_digest,
                 owner=turn.owner,
                 connection=transaction.connection,
+                optimistic=optimistic,
             )
         except ToolCallError as error:
             raise CallRefusedError(CallStatus.INVALID, "invalid", str(error)) from error
@@ -248,20 +258,21 @@ class EffectRunner:
         except ApprovalError as error:
             raise CallRefusedError(CallStatus.REJECTED, "rejected", str(error)) from error
 
-    def _failing(self, governed: GovernedCall, message: str) -> Callable[[AuditTransaction], None]:
-        return lambda transaction: self._trust.ledger.fail(
-            governed.key, message, connection=transaction.connection
+    def _failing(self, governed: GovernedCall, message: str) -> AuditWrite[None]:
+        return lambda transaction, optimistic: self._trust.ledger.fail(
+            governed.key, message, connection=transaction.connection, optimistic=optimistic
         )
 
     def _finishing(
         self, governed: GovernedCall, output: Spelled, problem: str | None
-    ) -> Callable[[AuditTransaction], None]:
-        return lambda transaction: self._trust.ledger.finish(
+    ) -> AuditWrite[None]:
+        return lambda transaction, optimistic: self._trust.ledger.finish(
             governed.key,
             output.value,
             problem=problem,
             spelled=output.text,
             connection=transaction.connection,
+            optimistic=optimistic,
         )
 
     def _tool_context(self, governed: GovernedCall, credential: Any) -> ToolContext:

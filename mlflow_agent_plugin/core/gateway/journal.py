@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mlflow_agent_plugin.entities import (
     CallStatus,
@@ -30,6 +30,7 @@ from mlflow_agent_plugin.entities import (
     sha256_digest,
 )
 from mlflow_agent_plugin.entities.sensitive import mask_value
+from mlflow_agent_plugin.store.driver import UnexpectedRowsError
 from mlflow_agent_plugin.trust import AuditKind, AuditSubject, Credential
 
 if TYPE_CHECKING:
@@ -45,8 +46,15 @@ MAX_AUDITED_BYTES = 8192
 
 _Noted = tuple[AuditKind, AuditSubject, dict[str, Any]]
 
-AuditWrite = Callable[["AuditTransaction"], object]
-"""Writes what has to be in the same transaction as the events."""
+_Written = TypeVar("_Written")
+
+AuditWrite = Callable[["AuditTransaction", bool], _Written]
+"""Writes what has to be in the same transaction as the events.
+
+It is told whether it may be optimistic: take what is usual for granted, without waiting for the
+database to say so. It may run twice, then not optimistic, after nothing of the first time was
+written.
+"""
 
 
 class CallJournal:
@@ -116,6 +124,15 @@ class CallJournal:
         """
         return _Recording(self._turn.unsaved.saving(), self._audit.transaction(), self._pending)
 
+    def transact(self, write: AuditWrite[_Written]) -> _Written:
+        """Run `write` in a `transaction`, and once more if it was too optimistic."""
+        try:
+            with self.transaction() as transaction:
+                return write(transaction, True)  # noqa: FBT003 - named where it is defined
+        except UnexpectedRowsError:
+            with self.transaction() as transaction:
+                return write(transaction, False)  # noqa: FBT003 - named where it is defined
+
     def record_decisions(self) -> None:
         """Record what was noted, now."""
         if self._pending:
@@ -137,7 +154,7 @@ class CallJournal:
         output: Spelled | None = None,
         refusal: CallRefusedError | None = None,
         seconds: float = 0.0,
-        also: AuditWrite | None = None,
+        also: AuditWrite[None] | None = None,
     ) -> ToolCallRecord:
         """Record what became of the call, and return it; later calls only return it.
 
@@ -150,18 +167,20 @@ class CallJournal:
         if self._record is not None:
             return self._record
         record = self._record_of(output, refusal, seconds)
-        with self.transaction() as transaction:
+        facts = {
+            "status": record.status.value,
+            "error": self._turn.audited(record.error),
+            "output_digest": None if output is None else sha256_digest(output.text),
+            "seconds": round(seconds, 6),
+            **({"credentials": self._credentials} if self._credentials else {}),
+        }
+
+        def write(transaction: AuditTransaction, optimistic: bool) -> None:  # noqa: FBT001
             if also is not None:
-                also(transaction)
-            transaction.append(
-                AuditKind.TOOL_CALL_FINISHED,
-                self._subject,
-                status=record.status.value,
-                error=self._turn.audited(record.error),
-                output_digest=None if output is None else sha256_digest(output.text),
-                seconds=round(seconds, 6),
-                **({"credentials": self._credentials} if self._credentials else {}),
-            )
+                also(transaction, optimistic)
+            transaction.append(AuditKind.TOOL_CALL_FINISHED, self._subject, **facts)
+
+        self.transact(write)
         self._record = record
         return record
 
