@@ -29,10 +29,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -223,24 +223,21 @@ def latency(servers: tuple[Served, ...], rounds: int) -> dict[str, dict[str, flo
     }
 
 
-def throughput(server: Served, clients: int, seconds: float) -> float:
-    """Return requests a second over so many connections."""
-    counts = [0] * clients
+def throughput(servers: Sequence[Served], seconds: float) -> float:
+    """Return requests a second over a connection to each of `servers`, however often named."""
     until = time.perf_counter() + seconds
 
-    def client(number: int) -> None:
-        connection = server.connect()
+    def client(server: Served) -> int:
+        count, connection = 0, server.connect()
         while time.perf_counter() < until:
             server.ask(connection)
-            counts[number] += 1
+            count += 1
+        return count
 
-    threads = [threading.Thread(target=client, args=(number,)) for number in range(clients)]
     begun = time.perf_counter()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return sum(counts) / (time.perf_counter() - begun)
+    with ThreadPoolExecutor(len(servers)) as pool:
+        count = sum(pool.map(client, servers))
+    return count / (time.perf_counter() - begun)
 
 
 def measure(
@@ -266,7 +263,7 @@ def measure(
         rates: dict[str, list[float]] = {server.name: [] for server in servers}
         for _ in range(3):
             for server in servers:
-                rates[server.name].append(throughput(server, clients, seconds))
+                rates[server.name].append(throughput([server] * clients, seconds))
     for number, server in enumerate(servers):
         found[server.name] |= {
             "per_second": statistics.median(rates[server.name]),

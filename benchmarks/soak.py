@@ -69,8 +69,8 @@ def soak(
 
     (server,) = prepare(folder, None, tracing=True, peer=False)
     with running(server):
-        throughput(server, clients, peak_seconds)
-        peak = throughput(server, clients, peak_seconds)
+        throughput([server] * clients, peak_seconds)
+        peak = throughput([server] * clients, peak_seconds)
         rate = max(0.5, peak * share)
         load = Load(server, rate, minutes * 60, threads=4 * clients)
         samples = load.run()

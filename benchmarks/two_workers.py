@@ -2,13 +2,14 @@
 
     python benchmarks/two_workers.py [--seconds 5] [--blocks 3] [--clients 6] [--json FILE]
 
-The support agent, served by ``mlflow models serve`` with one worker and with two, sessions and
-audit in a PostgreSQL this script starts. Blocks take turns. Two numbers: requests a second by the
-clock, which needs cores for two workers, the database and the clients (four, not two); and requests
-per CPU second of the server's processes, whose ratio, doubled, is what two workers make of cores
-they have to themselves: it falls where they spin on each other or repeat each other's work.
-``cpu_ms`` says where a request's CPU goes: what is not the workers' own is what the clock misses on
-few cores.
+The support agent, served by two ``mlflow models serve`` of one worker each, sessions and audit in
+a PostgreSQL this script starts. Blocks take turns: all clients at one of them, or half of them at
+each, as a balancer would send them. (Two workers behind one port share connections as the kernel
+pleases: now and then one gets all.) Two numbers: requests a second by the clock, which needs cores
+for two workers, the database and the clients (four, not two); and requests per CPU second of the
+server's processes, whose ratio, doubled, is what two workers make of cores they have to themselves:
+it falls where they spin on each other or repeat each other's work. ``cpu_ms`` says where a
+request's CPU goes: what is not the workers' own is what the clock misses on few cores.
 """
 
 from __future__ import annotations
@@ -85,24 +86,23 @@ def measure(
     """Return rates with one worker and with two."""
     from served_request import prepare, running, throughput
 
-    (one,) = prepare(folder, database.create_database(), tracing=False, peer=False)
-    two = type(one)("two", one.model, one.environment, one.token)
-    two.workers = 2
+    (first,) = prepare(folder, database.create_database(), tracing=False, peer=False)
+    second = type(first)("second", first.model, first.environment, first.token)
     found: dict[str, Any] = {}
-    with running(one, two):
+    with running(first, second):
         rates: dict[str, list[float]] = {"one": [], "two": []}
         spent = {name: dict.fromkeys(("workers", "database", "clients"), 0.0) for name in rates}
-        for server in (one, two):
-            throughput(server, clients, 3.0)  # every worker has answered once
+        clocks = {
+            "workers": lambda: first.cpu_seconds() + second.cpu_seconds(),
+            "database": partial(database_cpu_seconds, database),
+            "clients": time.process_time,
+        }
+        for server in (first, second):
+            throughput([server] * clients, 3.0)
         for _ in range(blocks):
-            for name, server in (("one", one), ("two", two)):
-                clocks = {
-                    "workers": server.cpu_seconds,
-                    "database": partial(database_cpu_seconds, database),
-                    "clients": time.process_time,
-                }
+            for name, targets in (("one", (first, first)), ("two", (first, second))):
                 before = {of: clock() for of, clock in clocks.items()}
-                rates[name].append(throughput(server, clients, seconds))
+                rates[name].append(throughput(list(targets) * (clients // 2), seconds))
                 for of, clock in clocks.items():
                     spent[name][of] += clock() - before[of]
     for name, measured in rates.items():

@@ -128,7 +128,7 @@ def _try_if_idle(connection: Any, record: Any, proxy: object) -> None:
         return
     try:
         connection.execute("SELECT 1")
-        connection.rollback()
+        connection.commit()  # a rollback would drop what is prepared
     except Exception as error:
         raise DisconnectionError from error
 

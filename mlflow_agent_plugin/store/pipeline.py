@@ -13,7 +13,8 @@ Rules:
 - Values go over as text, and a text the server cannot hold is refused before anything is sent.
 - An exchange that was broken off closes the connection: nobody can say where it stands.
 - psycopg drops every prepared statement of the connection when it rolls back, ours too: whoever
-  rolls back calls `forget`.
+  rolls back calls `forget`. If nobody did, a transaction that has just begun is sent once more; one
+  in its middle fails, and the next one runs.
 """
 
 from __future__ import annotations
@@ -111,9 +112,21 @@ class Pipeline:
 
     def _exchange(self, queries: list[_Query]) -> list[pq.abc.PGresult]:
         """Send queries in one go and return their results; raises the first one's error."""
+        begins = self._pg.transaction_status == pq.TransactionStatus.IDLE
+        if begins:
+            queries = [_Query(_BEGIN, []), *queries]
+        try:
+            return self._send_all(queries)
+        except errors.InvalidSqlStatementName:  # somebody dropped what was prepared
+            self.forget()
+            if not begins:
+                raise
+        if self._pg.transaction_status != pq.TransactionStatus.IDLE:
+            self._send_all([_Query(_ROLLBACK, [])])
+        return self._send_all(queries)
+
+    def _send_all(self, queries: list[_Query]) -> list[pq.abc.PGresult]:
         pg = self._pg
-        if pg.transaction_status == pq.TransactionStatus.IDLE:
-            queries.insert(0, _Query(_BEGIN, []))
         try:
             pg.enter_pipeline_mode()
             news = [self._send(query.text, query.values) for query in queries]
@@ -183,7 +196,7 @@ class Pipeline:
 _BEGIN = b"BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
 """Spelled out: a database's own default may be another."""
 
-_COMMIT = b"COMMIT"
+_COMMIT, _ROLLBACK = b"COMMIT", b"ROLLBACK"
 
 _GOOD = (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK)
 

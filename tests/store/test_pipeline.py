@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import select, text
 
 from mlflow_agent_plugin.errors import StoreError
-from mlflow_agent_plugin.store import Store
+from mlflow_agent_plugin.store import Store, connections
 from mlflow_agent_plugin.store.driver import DriverStatement, pipeline_of
 from mlflow_agent_plugin.store.tables import effects
 
@@ -169,3 +169,36 @@ def test_statements_are_prepared_once_and_again_after_a_rollback(store):
             raise ZeroDivisionError
     assert write("e") >= first
     assert keys(store) == list("abcde")
+
+
+def test_a_transaction_survives_that_somebody_dropped_what_was_prepared(store):
+    def drop(connection):
+        connection.connection.driver_connection.execute("DEALLOCATE ALL")
+
+    with store.begin() as connection:
+        INSERT.run(connection, ("a", 1))
+    with store.read() as connection:
+        drop(connection)
+    with store.begin() as connection:  # begins, and is sent again
+        INSERT.run(connection, ("b", 1))
+    with pytest.raises(StoreError, match="does not exist"), store.begin() as connection:
+        drop(connection)
+        INSERT.run(connection, ("c", 1))
+    with store.begin() as connection:
+        INSERT.defer(connection, ("d", 1))
+    assert keys(store) == ["a", "b", "d"]
+
+
+def test_an_idle_connection_is_tried_and_keeps_what_is_prepared(store, monkeypatch):
+    query = text("SELECT name FROM pg_prepared_statements WHERE name LIKE 'agents%' ORDER BY name")
+    with store.begin() as connection:
+        INSERT.run(connection, ("a", 1))
+    with store.read() as connection:
+        before = connection.execute(query).scalars().all()
+        for _ in range(6):  # psycopg prepares what runs often
+            connection.execute(query)
+    monkeypatch.setattr(connections, "IDLE_CHECK_SECONDS", 0.0)
+    with store.begin() as connection:
+        INSERT.run(connection, ("b", 1))
+        assert connection.execute(query).scalars().all() == before
+    assert keys(store) == ["a", "b"]
