@@ -20,10 +20,12 @@ from mlflow_agent_plugin.store.tables import audit_checkpoints, audit_events
 from mlflow_agent_plugin.trust.audit import AuditAnchor, AuditKind, AuditLog, verify_audit
 from mlflow_agent_plugin.trust.audit.chain import (
     HEADER_FIELDS,
+    RowHasher,
     checkpoint_hash,
     encode_signature,
     event_hash,
     genesis,
+    hash_fields,
 )
 from mlflow_agent_plugin.trust.audit.verify import AuditCheck, AuditDefect
 from mlflow_agent_plugin.trust.keys import KeyPurpose, KeyStore, SigningKey
@@ -567,3 +569,23 @@ def test_whatever_is_edited_in_the_database_is_found_and_the_first_bad_row_named
         assert found.first_bad in first, (found.problems, names)
         if what == "truncate":
             assert found.first_bad == names[min(rows)], (found.problems, names)
+
+
+_TEXTS = st.text(max_size=20)
+_ROWS = st.tuples(
+    _TEXTS, st.integers(), *[_TEXTS] * 2, *[st.none() | _TEXTS] * 6, *[_TEXTS] * 2, _TEXTS
+)
+
+
+@given(rows=st.lists(_ROWS, max_size=6))
+def test_a_row_has_the_same_hash_whichever_way_it_is_made(rows):
+    row_hash = RowHasher()
+    for row in [*rows, *rows]:
+        assert row_hash(row) == hash_fields(row[:12])
+
+
+def test_the_hashes_of_rows_about_ever_new_subjects_take_no_more_memory():
+    row_hash = RowHasher()
+    for number in range(10_000):
+        row_hash(("w", number, "t", "k", f"request {number}", *[None] * 5, "{}", "p"))
+    assert len(row_hash._about) <= 4096

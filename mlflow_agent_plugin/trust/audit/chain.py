@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -28,6 +28,7 @@ from mlflow_agent_plugin.entities import Actor, sha256_digest
 from mlflow_agent_plugin.trust.spelling import plain, spell_field
 
 FORMAT = "mlflow-agents/audit/v1"
+_FORMAT = _quote(FORMAT)
 MAX_BODY_BYTES = 64 * 1024
 
 # Made once: `json.dumps` makes a new encoder for every call with settings of its own.
@@ -45,6 +46,11 @@ HEADER_FIELDS = (
     "agent",
     "agent_digest",
 )
+
+_OWN_FIELDS = HEADER_FIELDS.index("request_id")
+_ALL_FIELDS = len(HEADER_FIELDS)
+
+_KEPT_SUBJECTS = 4096
 
 
 class AuditKind(str, Enum):
@@ -154,6 +160,37 @@ def hash_fields(fields: Iterable[str | int | None], *, form: str = FORMAT) -> st
     for every call costs more than the rest.
     """
     return sha256_digest(f"[{_join((form, *fields))}]".encode("ascii"))
+
+
+class RowHasher:
+    """Hashes whole rows, millions of them; `hash_fields` of each, about twice as fast.
+
+    What a row is about is the same for all events of a turn: it is spelled once.
+    """
+
+    def __init__(self) -> None:
+        self._about: dict[tuple[str | None, ...], str] = {}
+
+    def __call__(self, row: Sequence[Any]) -> str:
+        """Return the hash of a row.
+
+        Args:
+            row: Text, text or None for `HEADER_FIELDS`, body and previous hash, and an int for the
+                sequence number, in the order they are hashed; what follows is ignored.
+        """
+        about = tuple(row[_OWN_FIELDS:_ALL_FIELDS])
+        spelled = self._about.get(about)
+        if spelled is None:
+            if len(self._about) >= _KEPT_SUBJECTS:
+                self._about.clear()
+            spelled = self._about[about] = _join(about)
+        writer, seq, ts, kind = row[:_OWN_FIELDS]
+        body, prev_hash = row[_ALL_FIELDS], row[_ALL_FIELDS + 1]
+        text = (
+            f"[{_FORMAT},{_quote(writer)},{seq},{_quote(ts)},{_quote(kind)},{spelled},"
+            f"{_quote(body)},{_quote(prev_hash)}]"
+        )
+        return sha256_digest(text.encode("ascii"))
 
 
 def _join(fields: Iterable[str | int | None]) -> str:

@@ -35,10 +35,10 @@ from mlflow_agent_plugin.store.tables import audit_checkpoints, audit_events
 from mlflow_agent_plugin.trust.audit.chain import (
     CHECKPOINT_GENESIS,
     HEADER_FIELDS,
+    RowHasher,
     checkpoint_hash,
     decode_signature,
     genesis,
-    hash_fields,
 )
 from mlflow_agent_plugin.trust.audit.verification import (
     AT_END,
@@ -95,14 +95,22 @@ def verify_audit(
         )
         check.read_checkpoints(row._mapping for row in checkpoints)  # noqa: SLF001
         check.check_anchor(anchor)
-        # As text and tuples: most of what a check would cost otherwise is the expression language.
-        events = connection.execution_options(stream_results=True).exec_driver_sql(_EVENTS)
-        check.read_rows(chain.from_iterable(events.partitions(1000)))
+        check.read_rows(_events(connection))
         if store.dialect == "sqlite":
             given = _rows_given(connection)
             if given is not None:
                 check.check_rows_given(given)
     return check.result()
+
+
+def _events(connection: Connection) -> Iterable[Sequence[Any]]:
+    # Most of what a check would cost otherwise is SQLAlchemy: its language, and on sqlite its rows.
+    if connection.dialect.name == "sqlite":
+        raw: Any = connection.connection.driver_connection
+        rows: Iterable[Sequence[Any]] = raw.execute(_EVENTS)
+        return rows
+    events = connection.execution_options(stream_results=True).exec_driver_sql(_EVENTS)
+    return chain.from_iterable(events.partitions(1000))
 
 
 def _rows_given(connection: Connection) -> int | None:
@@ -236,6 +244,7 @@ class AuditCheck:
         seq, head, position, sealed = 0, "", 0, 0
         usual: set[tuple[type, ...]] = set()
         seals: dict[int, str] = {}
+        row_hash = RowHasher()
         for row in rows:
             self._events += 1
             own, at, own_hash = row[_SEQ], row[_POSITION], row[_HASH]
@@ -256,7 +265,7 @@ class AuditCheck:
                 seals = self._sealed.get(writer, {})
                 seq, head, position, sealed = 0, genesis(writer), 0, 0
             self._largest_position = max(self._largest_position, at)
-            hashed = typed and own_hash == hash_fields(row[:_HASH])
+            hashed = typed and own_hash == row_hash(row)
             if not (hashed and own == seq + 1 and at > position and row[_PREVIOUS] == head):
                 self._blame(row, seq, position, head, hashed=hashed)
             seal = seals.pop(own, None)
