@@ -353,13 +353,17 @@ def throughput(uri: str, writers: int, threads: int, rounds: int) -> dict[str, f
         assert process.stdin is not None
         process.stdin.write("go\n")
         process.stdin.flush()
+    for process in processes:
+        assert process.stdout is not None
+        process.stdout.readline()
+    seconds = time.perf_counter() - start
     if any(process.wait() for process in processes):
         raise SystemExit("a writer failed")
     calls = writers * threads * (rounds // threads)
     return {
         "writers": writers,
         "threads": threads,
-        "calls_per_second": round(calls / (time.perf_counter() - start), 1),
+        "calls_per_second": round(calls / seconds, 1),
     }
 
 
@@ -383,6 +387,7 @@ def be_a_writer(uri: str, rounds: int, name: str, threads: int) -> None:
             worker.start()
         for worker in workers:
             worker.join()
+        print("done", flush=True)
         ours.governance.audit.close()
 
 

@@ -19,7 +19,7 @@ Rules:
 
 from __future__ import annotations
 
-import select
+import selectors
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -49,8 +49,8 @@ class Pipeline:
     def __init__(self, raw: Any) -> None:
         self._raw = raw
         self._pg: pq.abc.PGconn = raw.pgconn
-        self._poll = select.poll()
-        self._poll.register(self._pg.socket, select.POLLIN)
+        self._selector = _Selector()
+        self._selector.register(self._pg.socket, selectors.EVENT_READ)
         self._prepared: dict[bytes, bytes] = {}
         self._numbers = 0
         self._deferred: list[_Query] = []
@@ -166,12 +166,12 @@ class Pipeline:
         """Send what libpq holds, and take in what the server says meanwhile: both buffers end."""
         pg = self._pg
         while pg.flush():
-            self._poll.modify(pg.socket, select.POLLIN | select.POLLOUT)
+            self._selector.modify(pg.socket, selectors.EVENT_READ | selectors.EVENT_WRITE)
             try:
-                ready = self._poll.poll()
+                ready = self._selector.select()
             finally:
-                self._poll.modify(pg.socket, select.POLLIN)
-            if any(event & ~select.POLLOUT for _, event in ready):
+                self._selector.modify(pg.socket, selectors.EVENT_READ)
+            if any(events & selectors.EVENT_READ for _, events in ready):
                 pg.consume_input()
 
     def _results(self, expected: int) -> list[pq.abc.PGresult]:
@@ -180,7 +180,7 @@ class Pipeline:
         while True:
             while pg.is_busy():
                 # Not PQgetResult's own wait, which no signal ends.
-                self._poll.poll()
+                self._selector.select()
                 pg.consume_input()
             result = pg.get_result()
             if result is None:  # between two queries
@@ -192,6 +192,9 @@ class Pipeline:
             raise OperationalError("the server did not answer what it was asked")
         return results
 
+
+# No file descriptor of its own, as the default one of Linux has; Windows has only the other.
+_Selector = getattr(selectors, "PollSelector", selectors.SelectSelector)
 
 _BEGIN = b"BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
 """Spelled out: a database's own default may be another."""
