@@ -18,8 +18,9 @@ from mlflow_agent_plugin.trust.audit.export import (
     export_audit,
     export_audit_to_s3,
 )
-from mlflow_agent_plugin.trust.audit.log import AuditLog, AuditTransaction
+from mlflow_agent_plugin.trust.audit.log import AuditLog
 from mlflow_agent_plugin.trust.audit.request import RequestStory, read_request
+from mlflow_agent_plugin.trust.audit.transaction import AuditTransaction
 from mlflow_agent_plugin.trust.audit.verification import (
     AuditAnchor,
     AuditDefect,

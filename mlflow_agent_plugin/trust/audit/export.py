@@ -28,7 +28,7 @@ from mlflow_agent_plugin.errors import ConfigError
 from mlflow_agent_plugin.store.engine import Store
 from mlflow_agent_plugin.store.tables import audit_events
 from mlflow_agent_plugin.trust.audit.chain import AuditEvent, spell_body, spell_fields
-from mlflow_agent_plugin.trust.audit.log import latest_anchor, read_event
+from mlflow_agent_plugin.trust.audit.rows import latest_anchor, read_event
 from mlflow_agent_plugin.trust.audit.verification import AuditAnchor
 
 LOCK_MODES = ("GOVERNANCE", "COMPLIANCE")

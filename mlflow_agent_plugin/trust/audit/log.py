@@ -16,38 +16,30 @@ What `verify` can and cannot detect stands in `trust.audit.verify`.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import threading
-import uuid
 import weakref
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Row, select, text
 
 from mlflow_agent_plugin.entities import Clock, utc_now
-from mlflow_agent_plugin.errors import StoreError
 from mlflow_agent_plugin.store.driver import DriverStatement
 from mlflow_agent_plugin.store.engine import Store
 from mlflow_agent_plugin.store.tables import audit_checkpoints, audit_events
 from mlflow_agent_plugin.trust.audit.chain import (
     CHECKPOINT_GENESIS,
-    HEADER_FIELDS,
     AuditEvent,
     AuditKind,
-    AuditSubject,
     checkpoint_hash,
     encode_signature,
-    genesis,
-    spell_body,
-    spell_fields,
     timestamp,
 )
+from mlflow_agent_plugin.trust.audit.rows import latest_anchor, read_event
+from mlflow_agent_plugin.trust.audit.transaction import AuditTransaction, ChainWriter
 from mlflow_agent_plugin.trust.audit.verification import AuditAnchor, AuditVerification
 from mlflow_agent_plugin.trust.audit.verify import verify_audit
 from mlflow_agent_plugin.trust.keys import KeyPurpose, KeyStore, SigningKey
@@ -56,74 +48,6 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 _CHECKPOINT_LOCK = 0x617564697400  # PostgreSQL: one checkpoint at a time; any fixed number
-
-
-@dataclass
-class _Writer:
-    """Where a writer's chain stands; one transaction at a time holds it."""
-
-    name: str
-    seq: int
-    head: str
-    sealed_seq: int
-    sealed_at: datetime | None
-
-    @classmethod
-    def new(cls) -> _Writer:
-        name = uuid.uuid4().hex
-        return cls(name=name, seq=0, head=genesis(name), sealed_seq=0, sealed_at=None)
-
-    def copy(self) -> _Writer:
-        return _Writer(self.name, self.seq, self.head, self.sealed_seq, self.sealed_at)
-
-
-class AuditTransaction:
-    """A write transaction that also appends events; made by `AuditLog.transaction`.
-
-    Attributes:
-        connection: The store's connection: pass it to other writers of the store to join.
-    """
-
-    def __init__(self, connection: Connection, writer: _Writer, clock: Clock) -> None:
-        self.connection = connection
-        self._writer = writer
-        self._clock = clock
-        self._rows: list[tuple[Any, ...]] = []
-
-    def append(
-        self, kind: AuditKind | str, subject: AuditSubject | None = None, /, **data: Any
-    ) -> str:
-        """Add one event; arguments and result as `AuditLog.append`.
-
-        The event exists only if the transaction commits.
-
-        Args:
-            kind: What happened.
-            subject: What it is about, spelled already; then `data` is only what its body lacks.
-            **data: As for `AuditLog.append`.
-        """
-        if subject is None:
-            subject = AuditSubject(**data)
-            fields = subject.body
-        else:
-            fields = subject.body | spell_fields(data)
-        writer = self._writer
-        if type(kind) is not AuditKind:
-            kind = AuditKind(kind)
-        own = (writer.name, writer.seq + 1, timestamp(self._clock()), kind.value)
-        body = spell_body(fields)
-        own_hash = subject.event_hash(own, body, writer.head)
-        self._rows.append((*own, *subject.columns, body, writer.head, own_hash))
-        writer.seq += 1
-        writer.head = own_hash
-        return f"{writer.name}-{writer.seq}"
-
-    def write(self) -> None:
-        """Write the rows of what was appended; the log does, at the end of the transaction."""
-        while self._rows:
-            rows, self._rows = self._rows[:_ROWS_AT_ONCE], self._rows[_ROWS_AT_ONCE:]
-            insert_rows = _INSERT_EVENTS[len(rows) - 1]
-            insert_rows.defer(self.connection, [value for row in rows for value in row])
 
 
 class AuditLog:
@@ -267,29 +191,29 @@ class AuditLog:
 
     def _renew(self) -> None:
         self._lock = threading.Lock()
-        self._idle: list[_Writer] = []
+        self._idle: list[ChainWriter] = []
 
-    def _take(self) -> _Writer:
+    def _take(self) -> ChainWriter:
         """Take the writer that was used last, or make one: a chain has one user at a time."""
         with self._lock:
-            return self._idle.pop() if self._idle else _Writer.new()
+            return self._idle.pop() if self._idle else ChainWriter.new()
 
-    def _take_unsealed(self) -> list[_Writer]:
+    def _take_unsealed(self) -> list[ChainWriter]:
         with self._lock:
             found = [writer for writer in self._idle if writer.seq != writer.sealed_seq]
             self._idle = [writer for writer in self._idle if writer.seq == writer.sealed_seq]
             return found
 
-    def _give_back(self, *writers: _Writer) -> None:
+    def _give_back(self, *writers: ChainWriter) -> None:
         with self._lock:
             self._idle.extend(writers)
 
-    def _is_due(self, writer: _Writer) -> bool:
+    def _is_due(self, writer: ChainWriter) -> bool:
         if writer.sealed_at is None or writer.seq - writer.sealed_seq >= self._checkpoint_every:
             return True
         return (self._clock() - writer.sealed_at).total_seconds() >= self._checkpoint_seconds
 
-    def _seal(self, connection: Connection, writer: _Writer) -> None:
+    def _seal(self, connection: Connection, writer: ChainWriter) -> None:
         # This machine's key is read each time: a process that runs for months follows a rotation.
         key = self._key or KeyStore().signing_key()
         if connection.dialect.name == "postgresql":
@@ -353,7 +277,7 @@ class _AuditBlock(AbstractContextManager[AuditTransaction, "bool | None"]):
     def _finish(self) -> None:
         """Write what was appended, seal what is due, and commit."""
         log, transaction = self._log, self._transaction
-        draft = transaction._writer  # noqa: SLF001 - same module
+        draft = transaction.writer
         keep = [self._writer]
         try:
             try:
@@ -375,19 +299,6 @@ class _AuditBlock(AbstractContextManager[AuditTransaction, "bool | None"]):
             log._give_back(*reversed(keep))  # noqa: SLF001 - same module
 
 
-_EVENT_COLUMNS = (*HEADER_FIELDS, "body", "prev_hash", "hash")
-_ROW = f"({', '.join('?' for _ in _EVENT_COLUMNS)})"
-_ROWS_AT_ONCE = 4
-_INSERT_EVENTS = [
-    DriverStatement(
-        f"INSERT INTO {audit_events.name} ({', '.join(_EVENT_COLUMNS)})"  # noqa: S608 - constants
-        f" VALUES {', '.join([_ROW] * rows)}"
-    )
-    for rows in range(1, _ROWS_AT_ONCE + 1)
-]
-"""Inserts one row, two rows, and so on; a tool's start is two, its decision and itself."""
-
-
 _LATEST_CHECKPOINT = (
     f"SELECT number, hash FROM {audit_checkpoints.name} ORDER BY number DESC LIMIT 1"  # noqa: S608 - constants
 )
@@ -396,35 +307,6 @@ _INSERT_CHECKPOINT = DriverStatement(
     " (number, writer, seq, head_hash, ts, key_id, prev_hash, hash, signature)"
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
-
-
-def latest_anchor(connection: Connection) -> AuditAnchor | None:
-    """Return the store's latest checkpoint as an anchor, None if there is none."""
-    row = _latest_checkpoint(connection)
-    return None if row is None else AuditAnchor(number=int(row.number), hash=str(row.hash))
-
-
-def _latest_checkpoint(connection: Connection) -> Row[Any] | None:
-    query = select(audit_checkpoints).order_by(audit_checkpoints.c.number.desc()).limit(1)
-    return connection.execute(query).first()
-
-
-def read_event(row: Row[Any]) -> AuditEvent:
-    """Return the event in a row of the audit's table.
-
-    Raises:
-        StoreError: Its body is not JSON.
-    """
-    values = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's public accessor
-    try:
-        body = json.loads(values.pop("body"))
-    except ValueError as error:
-        raise StoreError(
-            "an audit row's body is not JSON: the audit was tampered with",
-            where=f"audit event {values['writer']}-{values['seq']}",
-            hint="Run mlflow-agents audit verify.",
-        ) from error
-    return AuditEvent(body=body, **values)
 
 
 _logs: weakref.WeakSet[AuditLog] = weakref.WeakSet()

@@ -19,7 +19,7 @@ from mlflow_agent_plugin.errors import StoreError
 from mlflow_agent_plugin.store.engine import Store
 from mlflow_agent_plugin.store.tables import audit_events
 from mlflow_agent_plugin.trust.audit.chain import AuditEvent, AuditKind
-from mlflow_agent_plugin.trust.audit.log import read_event
+from mlflow_agent_plugin.trust.audit.rows import read_event
 
 _ANSWERS = frozenset({AuditKind.APPROVAL_ANSWERED.value, AuditKind.APPROVAL_EDITED.value})
 

@@ -19,7 +19,7 @@ from sqlalchemy import ColumnElement, and_, func, or_, select, true
 from mlflow_agent_plugin.store.engine import Store
 from mlflow_agent_plugin.store.tables import audit_events
 from mlflow_agent_plugin.trust.audit.chain import AuditEvent, AuditKind, timestamp
-from mlflow_agent_plugin.trust.audit.log import read_event
+from mlflow_agent_plugin.trust.audit.rows import read_event
 
 MAX_SCANNED = 200_000
 MAX_PAGE = 500
