@@ -21,7 +21,7 @@ from sqlalchemy.exc import DBAPIError, DisconnectionError
 
 from mlflow_agent_plugin.config import Settings
 from mlflow_agent_plugin.errors import StoreError
-from mlflow_agent_plugin.store.driver import forget_prepared
+from mlflow_agent_plugin.store.driver import end_use
 from mlflow_agent_plugin.store.urls import is_memory, safe_url, without_secrets
 
 _KEEPALIVES = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3,
@@ -42,6 +42,9 @@ IDLE_CHECK_SECONDS = 5.0
 """A PostgreSQL connection unused for this long is tried before it is trusted."""
 
 CONNECT_TIMEOUT_SECONDS = 10
+
+CONNECTION_SECONDS = 1800
+"""How old a connection to PostgreSQL becomes; what the server keeps for it goes with it."""
 
 POOL_WAIT_SECONDS = 10.0
 """How long a thread waits for a connection to PostgreSQL before its request is refused."""
@@ -72,7 +75,12 @@ def make_engine(url: URL) -> Engine:
     size = Settings.from_env().store_pool
     engine = create_engine(
         url,
-        connect_args={"connect_timeout": CONNECT_TIMEOUT_SECONDS, **_KEEPALIVES},
+        connect_args={
+            "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+            "client_encoding": "utf8",
+            **_KEEPALIVES,
+        },
+        pool_recycle=CONNECTION_SECONDS,
         pool_size=size,
         max_overflow=size,
         pool_timeout=POOL_WAIT_SECONDS,
@@ -135,14 +143,15 @@ def _try_if_idle(connection: Any, record: Any, proxy: object) -> None:
 
 def _note_rollback(connection: Connection) -> None:
     if not connection.invalidated:
-        forget_prepared(connection.info)
+        raw: Any = connection.connection.driver_connection
+        end_use(connection.info, rolled_back=bool(raw.info.transaction_status))
 
 
 def _note_reset(connection: Any, record: Any, state: object) -> None:
-    """Note that a connection which comes back amid a transaction is rolled back."""
+    """Note that a connection comes back, and is rolled back if that is amid a transaction."""
     del state
-    if connection is not None and connection.info.transaction_status:
-        forget_prepared(record.info)
+    if connection is not None:
+        end_use(record.info, rolled_back=bool(connection.info.transaction_status))
 
 
 def store_error(error: BaseException, url: URL) -> StoreError:

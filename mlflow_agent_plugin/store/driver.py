@@ -104,29 +104,32 @@ def pipeline_of(connection: Connection) -> Pipeline:
 
 
 def end_pipeline(connection: Connection, *, failed: bool) -> None:
-    """Commit a transaction of a PostgreSQL connection, or get ready for its rollback.
+    """Commit or roll back a transaction of a PostgreSQL connection.
 
     Raises:
-        DBAPIError: It could not be committed: roll back.
+        DBAPIError: It could not be committed: roll back. Or the connection broke.
     """
     try:
         if failed:
-            pipeline_of(connection).drop()
+            pipeline_of(connection).rollback()
         else:
             pipeline_of(connection).commit()
     except connection.dialect.loaded_dbapi.Error as error:
-        raise DBAPIError("COMMIT", None, error) from error
+        raise DBAPIError("ROLLBACK" if failed else "COMMIT", None, error) from error
 
 
-def forget_prepared(info: MutableMapping[Any, Any]) -> None:
-    """Take the statements of a connection for unprepared: it is being rolled back.
+def end_use(info: MutableMapping[Any, Any], *, rolled_back: bool) -> None:
+    """Clear a connection's pipeline of what a transaction left there that ended another way.
 
     Args:
         info: What SQLAlchemy keeps with the connection.
+        rolled_back: By psycopg, which may drop prepared statements then.
     """
     pipeline: Pipeline | None = info.get(_PIPELINE)
     if pipeline is not None:
-        pipeline.forget()
+        pipeline.drop()
+        if rolled_back:
+            pipeline.forget()
 
 
 def bind_time(moment: datetime, connection: Connection) -> Any:

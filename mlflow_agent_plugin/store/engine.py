@@ -242,7 +242,11 @@ class _WriteBlock(AbstractContextManager[Connection, "bool | None"]):
         try:
             if self._group is None:
                 opened = self._opened = store._writer.connect()  # noqa: SLF001 - same module
-                self._block = opened.begin()
+                try:
+                    self._block = opened.begin()
+                except BaseException:
+                    opened.close()
+                    raise
             else:
                 self._block, opened = self._group.enter(BUSY_TIMEOUT_SECONDS)
         except _DATABASE_ERRORS as error:

@@ -12,9 +12,10 @@ Rules:
   and SQLAlchemy would say yes to it.
 - Values go over as text, and a text the server cannot hold is refused before anything is sent.
 - An exchange that was broken off closes the connection: nobody can say where it stands.
-- psycopg drops every prepared statement of the connection when it rolls back, ours too: whoever
-  rolls back calls `forget`. If nobody did, a transaction that has just begun is sent once more; one
-  in its middle fails, and the next one runs.
+- What was deferred never outlives its transaction.
+- psycopg drops every prepared statement of the connection when it rolls back, ours too. So
+  `rollback` goes past it, and whoever rolls back another way calls `forget`. If nobody did, a
+  transaction that has just begun is sent once more; one in its middle fails, and the next one runs.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from psycopg import OperationalError, errors, pq
+from psycopg import Error, OperationalError, errors, pq
 
 
 class _Query(NamedTuple):
@@ -98,8 +99,18 @@ class Pipeline:
                 "a statement of the transaction had failed: nothing of it was written"
             )
 
+    def rollback(self) -> None:
+        """Roll back what was sent, and drop what was deferred.
+
+        Raises:
+            psycopg.Error: The connection broke; the server rolls back then.
+        """
+        self.drop()
+        if self._pg.transaction_status in _OPEN:
+            self._send_all([_Query(_ROLLBACK, [])])
+
     def drop(self) -> None:
-        """Forget what was deferred: its transaction is not going to be."""
+        """Drop what was deferred: its transaction is not going to be."""
         self._deferred.clear()
 
     def forget(self) -> None:
@@ -111,7 +122,7 @@ class Pipeline:
         return deferred
 
     def _exchange(self, queries: list[_Query]) -> list[pq.abc.PGresult]:
-        """Send queries in one go and return their results; raises the first one's error."""
+        """Send queries of a transaction, which begins with them if none is open."""
         begins = self._pg.transaction_status == pq.TransactionStatus.IDLE
         if begins:
             queries = [_Query(_BEGIN, []), *queries]
@@ -121,28 +132,33 @@ class Pipeline:
             self.forget()
             if not begins:
                 raise
-        if self._pg.transaction_status != pq.TransactionStatus.IDLE:
-            self._send_all([_Query(_ROLLBACK, [])])
+        self.rollback()
         return self._send_all(queries)
 
     def _send_all(self, queries: list[_Query]) -> list[pq.abc.PGresult]:
+        """Send queries in one go and return their results; raises the first one's error."""
         pg = self._pg
+        preparing: dict[bytes, bytes] = {}
         try:
             pg.enter_pipeline_mode()
-            news = [self._send(query.text, query.values) for query in queries]
+            news = [self._send(query.text, query.values, preparing) for query in queries]
             pg.pipeline_sync()
             self._flush()
-            results = self._results(len(queries) + sum(new is not None for new in news))
+            results = self._results(len(queries) + len(preparing))
             pg.exit_pipeline_mode()
-        except BaseException:
+        except BaseException as error:
+            lost = pg.status != pq.ConnStatus.OK
+            message = pg.get_error_message()
             self._raw.close()
+            if lost and isinstance(error, Error):
+                raise OperationalError(message or "the connection was lost") from error
             raise
         answers = []
         rest = iter(results)
         for query, new in zip(queries, news, strict=True):
             if new:
                 _check(next(rest))
-                self._prepared[query.text] = new
+                self._prepared[query.text] = preparing[query.text]
             try:
                 answers.append(_check(next(rest)))
             except errors.DivisionByZero:
@@ -151,15 +167,15 @@ class Pipeline:
                 raise query.otherwise from None
         return answers
 
-    def _send(self, text: bytes, parameters: list[bytes | None]) -> bytes | None:
-        """Send one query; return the name it is being prepared by, None if it was before."""
-        pg, new = self._pg, None
-        name = self._prepared.get(text)
+    def _send(self, text: bytes, values: list[bytes | None], preparing: dict[bytes, bytes]) -> bool:
+        """Send one query; return whether it is prepared with it, under its name in `preparing`."""
+        name = self._prepared.get(text) or preparing.get(text)
+        new = name is None
         if name is None:
             self._numbers += 1
-            name = new = b"agents_%d" % self._numbers
-            pg.send_prepare(name, text)
-        pg.send_query_prepared(name, parameters)
+            name = preparing[text] = b"agents_%d" % self._numbers
+            self._pg.send_prepare(name, text)
+        self._pg.send_query_prepared(name, values)
         return new
 
     def _flush(self) -> None:
@@ -177,14 +193,20 @@ class Pipeline:
     def _results(self, expected: int) -> list[pq.abc.PGresult]:
         """Return the results up to the end of the exchange."""
         pg, results = self._pg, list[pq.abc.PGresult]()
+        between = False
         while True:
             while pg.is_busy():
                 # Not PQgetResult's own wait, which no signal ends.
                 self._selector.select()
                 pg.consume_input()
             result = pg.get_result()
-            if result is None:  # between two queries
+            if result is None:
+                # Once between two queries, and for ever on a connection libpq has given up.
+                if between or pg.status != pq.ConnStatus.OK:
+                    raise OperationalError(pg.get_error_message() or "the connection was lost")
+                between = True
                 continue
+            between = False
             if result.status == pq.ExecStatus.PIPELINE_SYNC:
                 break
             results.append(result)
@@ -196,10 +218,12 @@ class Pipeline:
 # No file descriptor of its own, as the default one of Linux has; Windows has only the other.
 _Selector = getattr(selectors, "PollSelector", selectors.SelectSelector)
 
-_BEGIN = b"BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
-"""Spelled out: a database's own default may be another."""
+_BEGIN = b"BEGIN ISOLATION LEVEL READ COMMITTED"
+"""Spelled out: a database's default may be another. Not so READ WRITE: it may be frozen."""
 
 _COMMIT, _ROLLBACK = b"COMMIT", b"ROLLBACK"
+
+_OPEN = (pq.TransactionStatus.INTRANS, pq.TransactionStatus.INERROR)
 
 _GOOD = (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK)
 

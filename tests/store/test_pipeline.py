@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import signal
+import threading
+from types import SimpleNamespace
 
 import pytest
+from psycopg import OperationalError, pq
 from sqlalchemy import select, text
 
 from mlflow_agent_plugin.errors import StoreError
 from mlflow_agent_plugin.store import Store, connections
 from mlflow_agent_plugin.store.driver import DriverStatement, pipeline_of
+from mlflow_agent_plugin.store.pipeline import Pipeline
 from mlflow_agent_plugin.store.tables import effects
 
 # ruff: noqa: PT012 - what raises is a whole transaction
@@ -163,12 +168,67 @@ def test_statements_are_prepared_once_and_again_after_a_rollback(store):
 
     first = write("a")
     assert [write(key) for key in "bcd"] == [first + 1] * 3  # and COMMIT
-    for _ in range(8):  # psycopg prepares what runs often, and drops all when it rolls back
+    for number in range(40):  # psycopg prepares what runs often
         with pytest.raises(ZeroDivisionError), store.begin() as connection:
+            INSERT.run(connection, (f"no-{number}", 1))
             prepared(connection)
             raise ZeroDivisionError
-    assert write("e") >= first
-    assert keys(store) == list("abcde")
+    assert write("e") == first + 2  # and ROLLBACK
+    for _ in range(8):  # a reader's rollback is psycopg's: it drops them all
+        with pytest.raises(ZeroDivisionError), store.read() as connection:
+            prepared(connection)
+            raise ZeroDivisionError
+    assert write("f") <= first + 2
+    assert keys(store) == list("abcdef")
+
+
+def test_what_an_abandoned_block_deferred_is_in_no_other_transaction(store):
+    def abandon():
+        block = store.begin()
+        INSERT.defer(block.__enter__(), ("a", 1))
+
+    thread = threading.Thread(target=abandon)
+    thread.start()
+    thread.join()
+    gc.collect()
+    with store.begin() as connection:
+        INSERT.run(connection, ("b", 1))
+    assert keys(store) == ["b"]
+
+
+def test_a_database_an_operator_froze_is_not_written(store):
+    with store.begin() as connection:
+        name = connection.execute(text("SELECT current_database()")).scalar_one()
+        connection.execute(text(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on'))
+    store.close()
+    with pytest.raises(StoreError, match="read-only"), store.begin() as connection:
+        INSERT.run(connection, ("a", 1))
+
+
+def test_a_text_is_the_same_whatever_encoding_the_client_is_set_to(postgres_uri, monkeypatch):
+    monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
+    with Store.open(postgres_uri) as store:
+        with store.begin() as connection:
+            INSERT.run(connection, ("\u00e9\u4e2d", 1))
+        assert keys(store) == ["\u00e9\u4e2d"]
+
+
+@pytest.mark.parametrize("status", [pq.ConnStatus.BAD, pq.ConnStatus.OK])
+def test_an_answer_that_never_comes_ends_the_exchange(store, status):
+    class Silent:
+        transaction_status = pq.TransactionStatus.IDLE
+
+        def __init__(self):
+            self.status = status
+
+        def __getattr__(self, name):
+            return lambda *_: b"" if name == "get_error_message" else None
+
+    with store.begin() as connection:
+        pipeline = Pipeline(connection.connection.driver_connection)
+        pipeline._raw, pipeline._pg = SimpleNamespace(close=lambda: None), Silent()
+        with pytest.raises(OperationalError, match="lost"):
+            pipeline.run(b"SELECT 1", ())
 
 
 def test_a_transaction_survives_that_somebody_dropped_what_was_prepared(store):

@@ -6,14 +6,16 @@ from __future__ import annotations
 
 import json
 import signal
+import threading
 
+import psycopg
 import pytest
 
 from mlflow_agent_plugin.entities import Actor
 from mlflow_agent_plugin.errors import ToolCallError
 from mlflow_agent_plugin.store import Store
 from mlflow_agent_plugin.store.driver import UnexpectedRowsError
-from mlflow_agent_plugin.trust.audit import AuditKind, AuditLog
+from mlflow_agent_plugin.trust.audit import AuditKind, AuditLog, log
 from mlflow_agent_plugin.trust.ledger import ClaimStatus, EffectLedger
 
 OPERATOR = Actor("carol", "bank", frozenset({"operator"}), verified=True)
@@ -76,6 +78,67 @@ def test_what_an_optimistic_claim_of_a_taken_call_was_in_writes_nothing(store, l
             claim(ledger, owner="turn-2", connection=connection, optimistic=True)
     assert ledger.get("s:new") is None
     assert ledger.get("s:c").owner == "turn-1"
+
+
+def test_an_optimistic_claim_that_fails_leaves_every_chain_of_the_audit_to_be_sealed(
+    postgres_uri, clock
+):
+    barrier = threading.Barrier(2)
+    with Store.open(postgres_uri) as store:
+        ledger, audit = EffectLedger(store, clock), AuditLog(store, checkpoint_every=3)
+        claim(ledger)
+
+        def write():
+            with audit.transaction() as transaction:
+                transaction.append(AuditKind.TOOL_CALL_DECIDED)
+                barrier.wait(60)
+
+        threads = [threading.Thread(target=write) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        audit.append(AuditKind.TOOL_CALL_DECIDED)
+        for _ in range(3):
+            with pytest.raises(UnexpectedRowsError), audit.transaction() as transaction:
+                claim(ledger, connection=transaction.connection, optimistic=True)
+                for _ in range(3):
+                    transaction.append(AuditKind.TOOL_CALL_STARTED)
+        audit.close()
+        found = audit.verify()
+    assert (found.ok, found.events, found.writers, found.unsealed) == (True, 3, 2, 0)
+
+
+def test_a_claim_that_waits_to_be_sealed_holds_its_row_already(postgres_uri, clock):
+    """Everybody locks rows first and the checkpoints last: nobody deadlocks."""
+    with Store.open(postgres_uri) as store:
+        ledger, audit = EffectLedger(store, clock), AuditLog(store)
+
+        def start():
+            with audit.transaction() as transaction:
+                claim(ledger, connection=transaction.connection, optimistic=True)
+                transaction.append(AuditKind.TOOL_CALL_STARTED)
+
+        with psycopg.connect(postgres_uri, autocommit=True) as other:
+            key = log._CHECKPOINT_LOCK
+            other.execute("SELECT pg_advisory_lock(%s)", (key,))
+            thread = threading.Thread(target=start)
+            thread.start()
+            waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+            while not other.execute(waits).fetchone()[0]:
+                assert thread.is_alive()
+            other.execute("SET lock_timeout = '200ms'")
+            insert = (
+                "INSERT INTO agent_effects"
+                " (effect_key, tool, arguments_digest, owner, state, attempts, started_at)"
+                " VALUES ('s:c', 't', 'd', 'o', 'started', 1, now())"
+            )
+            with pytest.raises(psycopg.errors.LockNotAvailable):
+                other.execute(insert)
+            other.execute("SELECT pg_advisory_unlock(%s)", (key,))
+            thread.join()
+        assert ledger.get("s:c").tool == "refund"
+        audit.close()
 
 
 @pytest.mark.parametrize("claimed", [True, False])

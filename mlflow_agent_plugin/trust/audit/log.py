@@ -24,10 +24,11 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Row, select, text
+from sqlalchemy import Connection, Row, select
 
 from mlflow_agent_plugin.entities import Clock, utc_now
-from mlflow_agent_plugin.store.driver import DriverStatement
+from mlflow_agent_plugin.errors import AgentError, StoreError
+from mlflow_agent_plugin.store.driver import DriverStatement, UnexpectedRowsError
 from mlflow_agent_plugin.store.engine import Store
 from mlflow_agent_plugin.store.tables import audit_checkpoints, audit_events
 from mlflow_agent_plugin.trust.audit.chain import (
@@ -118,11 +119,15 @@ class AuditLog:
         unsealed = self._take_unsealed()
         if not unsealed:
             return
-        drafts = [writer.copy() for writer in unsealed]
-        with self._store.begin() as connection:
-            for draft in drafts:
-                self._seal(connection, draft)
-        self._give_back(*drafts)
+        kept = unsealed
+        try:
+            drafts = [writer.copy() for writer in unsealed]
+            with self._store.begin() as connection:
+                for draft in drafts:
+                    self._seal(connection, draft)
+            kept = drafts
+        finally:
+            self._give_back(*kept)
 
     def close(self) -> None:
         """Seal the chain; the store stays open."""
@@ -217,9 +222,8 @@ class AuditLog:
         # This machine's key is read each time: a process that runs for months follows a rotation.
         key = self._key or KeyStore().signing_key()
         if connection.dialect.name == "postgresql":
-            connection.execute(
-                text("SELECT pg_advisory_xact_lock(:key)"), {"key": _CHECKPOINT_LOCK}
-            )
+            # After the rows that deferred statements lock, as everywhere: else two could deadlock.
+            _LOCK_CHECKPOINTS.run(connection, (_CHECKPOINT_LOCK,))
         last = connection.exec_driver_sql(_LATEST_CHECKPOINT).first()
         now = self._clock()
         fields: dict[str, Any] = {
@@ -278,30 +282,37 @@ class _AuditBlock(AbstractContextManager[AuditTransaction, "bool | None"]):
         """Write what was appended, seal what is due, and commit."""
         log, transaction = self._log, self._transaction
         draft = transaction.writer
-        keep = [self._writer]
+        own, idle, sealed = [self._writer], list[ChainWriter](), list[ChainWriter]()
         try:
             try:
                 transaction.write()
-                # From here the commit may or may not have reached the database. Another event with
-                # the same number could branch the chain: after a failure nobody goes on with it.
-                keep = []
-                written = [draft]
                 if draft.seq != self._writer.seq and log._is_due(draft):  # noqa: SLF001 - same module
-                    written += [idle.copy() for idle in log._take_unsealed()]  # noqa: SLF001 - same module
-                    for due in written:
+                    idle = log._take_unsealed()  # noqa: SLF001 - same module
+                    sealed = [writer.copy() for writer in idle]
+                    for due in (draft, *sealed):
                         log._seal(transaction.connection, due)  # noqa: SLF001 - same module
             except BaseException:
                 self._block.__exit__(*sys.exc_info())
                 raise
-            self._block.__exit__(None, None, None)
-            keep = written
+            # From here the commit may or may not have reached the database. Another event with the
+            # same number could branch the chain: after a failure nobody goes on with it.
+            was, own = own, []
+            try:
+                self._block.__exit__(None, None, None)
+            except (UnexpectedRowsError, AgentError) as error:
+                if not isinstance(error, StoreError):  # a statement's own: it was rolled back
+                    own = was
+                raise
+            own, idle = [draft], sealed
         finally:
-            log._give_back(*reversed(keep))  # noqa: SLF001 - same module
+            # What a commit of unknown fate may have sealed can be sealed again.
+            log._give_back(*reversed([*own, *idle]))  # noqa: SLF001 - same module
 
 
 _LATEST_CHECKPOINT = (
     f"SELECT number, hash FROM {audit_checkpoints.name} ORDER BY number DESC LIMIT 1"  # noqa: S608 - constants
 )
+_LOCK_CHECKPOINTS = DriverStatement("SELECT pg_advisory_xact_lock(?)")
 _INSERT_CHECKPOINT = DriverStatement(
     f"INSERT INTO {audit_checkpoints.name}"  # noqa: S608 - constants
     " (number, writer, seq, head_hash, ts, key_id, prev_hash, hash, signature)"
