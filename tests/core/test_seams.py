@@ -332,9 +332,9 @@ def test_before_and_after_are_two_transactions(governed, monkeypatch):
     @contextmanager
     def counted(log):
         with real(log) as transaction:
-            before = transaction._writer.seq
+            before = transaction.writer.seq
             yield transaction
-            sizes.append(transaction._writer.seq - before)
+            sizes.append(transaction.writer.seq - before)
 
     monkeypatch.setattr(AuditLog, "transaction", counted)
     ask(runtime)
