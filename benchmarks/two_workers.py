@@ -102,7 +102,8 @@ def measure(
         for _ in range(blocks):
             for name, targets in (("one", (first, first)), ("two", (first, second))):
                 before = {of: clock() for of, clock in clocks.items()}
-                rates[name].append(throughput(list(targets) * (clients // 2), seconds))
+                asked = [targets[number % 2] for number in range(clients)]
+                rates[name].append(throughput(asked, seconds))
                 for of, clock in clocks.items():
                     spent[name][of] += clock() - before[of]
     for name, measured in rates.items():

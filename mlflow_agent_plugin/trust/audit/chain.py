@@ -163,7 +163,7 @@ def hash_fields(fields: Iterable[str | int | None], *, form: str = FORMAT) -> st
 
 
 class RowHasher:
-    """Hashes whole rows, millions of them; `hash_fields` of each, about twice as fast.
+    """Hashes whole rows, millions of them; `hash_fields` of each, for less.
 
     What a row is about is the same for all events of a turn: it is spelled once.
     """
