@@ -364,3 +364,19 @@ def test_a_killed_writer_loses_no_acknowledged_event_and_leaves_an_intact_chain(
     assert len(events) - len(ids) <= 2, "at most the transaction it died in"
     verification = verify_audit(store)
     assert verification.ok, verification
+
+
+def test_a_checkpoint_that_fails_leaves_the_chains_to_the_next_one(store, log, monkeypatch):
+    for _ in range(3):
+        log.append(KIND)
+
+    def fail(*_):
+        raise StoreError("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(log, "_seal", fail)
+        with pytest.raises(StoreError, match="away"):
+            log.checkpoint()
+    log.checkpoint()
+    found = verify_audit(store)
+    assert (found.ok, found.writers, found.unsealed) == (True, 1, 0)
