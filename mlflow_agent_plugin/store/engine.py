@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from sqlalchemy import Connection, Engine, RootTransaction
+from sqlalchemy import Connection, Engine
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -38,6 +38,7 @@ from mlflow_agent_plugin.store.connections import (
 )
 from mlflow_agent_plugin.store.driver import end_pipeline
 from mlflow_agent_plugin.store.group_commit import GroupCommit, NoTurnError
+from mlflow_agent_plugin.store.held import Held, HeldConnections
 from mlflow_agent_plugin.store.schema import ensure_schema
 from mlflow_agent_plugin.store.urls import (
     is_memory,
@@ -72,6 +73,7 @@ class Store:
         self.engine = make_engine(real)
         self._writer = self.engine.execution_options(agents_begin="BEGIN IMMEDIATE")
         self._group = self._new_group()
+        self._held_connections = None if self._group else HeldConnections(self._writer)
         self._reader = self.engine
         if self.dialect == "postgresql":
             self._reader = self.engine.execution_options(
@@ -142,6 +144,8 @@ class Store:
         if connection is not None:
             yield connection
             return
+        if self._held_connections is not None:
+            self._held_connections.make_room()
         with self._translated(), self._reader.begin() as opened:
             yield opened
 
@@ -155,6 +159,8 @@ class Store:
             self._anchor = None
         if self._group is not None:
             self._group.close()
+        if self._held_connections is not None:
+            self._held_connections.close()
         self.engine.dispose()
 
     def __enter__(self) -> Store:  # noqa: PYI034 - Self is not in Python 3.10
@@ -209,6 +215,8 @@ class Store:
         self._here = threading.local()
         if self._group is not None:
             self._group = self._new_group()
+        if self._held_connections is not None:
+            self._held_connections.forget()
         if self._forked_in_use:
             self._broken = (
                 "the process forked during a transaction, and SQLite cannot be used in a child "
@@ -222,7 +230,7 @@ _DATABASE_ERRORS = (SQLAlchemyError, sqlite3.Error, NoTurnError)
 
 
 class _WriteBlock(AbstractContextManager[Connection, "bool | None"]):
-    """One write transaction; on sqlite a block of the store's `GroupCommit`.
+    """One write transaction: of a held connection, or on sqlite a block of the `GroupCommit`.
 
     SQLite's own waiting is polling with sleeps of up to 100 ms: threads of one process queue for
     one connection instead, and only processes compete for the database lock.
@@ -232,7 +240,7 @@ class _WriteBlock(AbstractContextManager[Connection, "bool | None"]):
         self._store = store
         self._group = store._group  # noqa: SLF001 - same module
         self._block: Any = None
-        self._opened: Connection
+        self._held: Held
 
     def __enter__(self) -> Connection:
         store = self._store
@@ -241,12 +249,9 @@ class _WriteBlock(AbstractContextManager[Connection, "bool | None"]):
             raise RuntimeError("nested write transaction: pass the open connection to begin()")
         try:
             if self._group is None:
-                opened = self._opened = store._writer.connect()  # noqa: SLF001 - same module
-                try:
-                    self._block = opened.begin()
-                except BaseException:
-                    opened.close()
-                    raise
+                assert store._held_connections is not None  # noqa: SLF001 - same module
+                self._held = store._held_connections.take()  # noqa: SLF001 - same module
+                opened = self._held.connection
             else:
                 self._block, opened = self._group.enter(BUSY_TIMEOUT_SECONDS)
         except _DATABASE_ERRORS as error:
@@ -274,26 +279,30 @@ class _WriteBlock(AbstractContextManager[Connection, "bool | None"]):
 
     def _end(self, *, failed: bool) -> None:
         """End a transaction of PostgreSQL and give its connection back."""
-        connection, transaction = self._opened, self._block
+        connection, held = self._held.connection, self._store._held_connections  # noqa: SLF001 - same module
         try:
-            if failed:
-                _take_back(connection, transaction)
-                return
-            try:
+            if not failed:
                 end_pipeline(connection, failed=False)
-                transaction.commit()
-            except BaseException:
-                _take_back(connection, transaction)
-                raise
-        finally:
-            connection.close()
+        except BaseException:
+            _take_back(connection)
+            raise
+        if failed:
+            _take_back(connection)
+        else:
+            assert held is not None
+            held.keep(self._held)
 
 
-def _take_back(connection: Connection, transaction: RootTransaction) -> None:
+def _take_back(connection: Connection) -> None:
     """Roll back; a connection that cannot is gone, and its transaction with it."""
-    with contextlib.suppress(*_DATABASE_ERRORS):
-        end_pipeline(connection, failed=True)
-        transaction.rollback()
+    try:
+        with contextlib.suppress(*_DATABASE_ERRORS):
+            end_pipeline(connection, failed=True)
+            transaction = connection.get_transaction()
+            if transaction is not None:
+                transaction.rollback()
+    finally:
+        connection.close()
 
 
 _stores: weakref.WeakSet[Store] = weakref.WeakSet()
