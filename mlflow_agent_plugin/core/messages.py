@@ -33,6 +33,16 @@ if TYPE_CHECKING:
 LABEL_KEY = "mlflow_agents"
 """Key in a tool message's `additional_kwargs` under which the gateway keeps its own label."""
 
+# A member's value is looked up by a function: too dear for every message at every call.
+_USER, _TRUSTED, _UNTRUSTED, _MODEL = (
+    label.value
+    for label in (
+        Provenance.USER,
+        Provenance.TRUSTED,
+        Provenance.UNTRUSTED,
+        Provenance.MODEL,
+    )
+)
 _CONTENT = json.JSONEncoder(ensure_ascii=False)
 _NEVER_RAN = (CallStatus.DENIED, CallStatus.REJECTED, CallStatus.INVALID)
 
@@ -82,13 +92,13 @@ def seen_texts(
         if isinstance(message, HumanMessage):
             content = message.content
             said = reader.text(content if type(content) is str else str(message.text))
-            (user if label == Provenance.USER.value else untrusted).append(said)
+            (user if label == _USER else untrusted).append(said)
             continue
         values += [reader.text(text) for text in ours.get("told", [])]
-        if label == Provenance.TRUSTED.value:
+        if label == _TRUSTED:
             texts, _ = reader.output(message.content, None)
             trusted.append(VouchedText(texts, len(values)))
-        elif label != Provenance.MODEL.value:
+        elif label != _MODEL:
             texts, minted = reader.output(message.content, ours.get("trusted_fields", []))
             untrusted.append(texts)
             records += [VouchedText(text, len(values)) for text in minted]
@@ -110,7 +120,7 @@ def user_message(text: str, *, message_id: str) -> HumanMessage:
     return HumanMessage(
         content=text,
         id=message_id,
-        additional_kwargs={LABEL_KEY: {"label": Provenance.USER.value}},
+        additional_kwargs={LABEL_KEY: {"label": _USER}},
     )
 
 
@@ -130,7 +140,7 @@ def tool_message(
     from langchain_core.messages.tool import ToolMessage
 
     untrusted = contract is not None and contract.untrusted_output
-    label = Provenance.UNTRUSTED if untrusted else Provenance.TRUSTED
+    label = _UNTRUSTED if untrusted else _TRUSTED
     if record.error is None:
         output = record.output
         if record.edited and isinstance(output, dict):
@@ -144,8 +154,8 @@ def tool_message(
             error["retry_after_seconds"] = record.retry_after_seconds
         content = _CONTENT.encode({"error": error})
         # an error may quote the call, so it vouches for nothing
-        label = Provenance.MODEL if label is Provenance.TRUSTED else label
-    ours: dict[str, Any] = {"label": label.value, "status": record.status.value}
+        label = _MODEL if label == _TRUSTED else label
+    ours: dict[str, Any] = {"label": label, "status": record.status.value}
     told = [] if record.status in _NEVER_RAN else _told(record.arguments, origins)
     if told:
         ours["told"] = told
@@ -162,10 +172,9 @@ def tool_message(
 
 def _told(arguments: Mapping[str, Any], origins: Mapping[str, str] | None) -> list[str]:
     """Return the values of arguments that neither the user nor a trusted tool vouches for."""
-    vouched = (Provenance.USER.value, Provenance.TRUSTED.value)
     return [
         text
         for name, value in arguments.items()
-        if origins is None or origins.get(name) not in vouched
+        if origins is None or origins.get(name) not in {_USER, _TRUSTED}
         for text in plain_texts(value)
     ]

@@ -170,7 +170,7 @@ class ToolRunner:
         watch: CallWatch | None,
     ) -> Any:
         function = self._functions[contract.name]
-        copied = json.loads(arguments)
+        copied = json.loads(arguments.decode())  # of bytes it would guess the encoding
         seconds = contract.timeout_seconds
         if watch is not None:
             seconds = watch.timeout_seconds(seconds)
@@ -215,7 +215,8 @@ def _utc() -> datetime:
 def _plain(output: Any) -> Spelled:
     try:
         text = canonical_json(output)
-        plain = json.loads(text, parse_int=_whole) if _LONG.search(text) else json.loads(text)
+        parse_int = _whole if _LONG.search(text) else None
+        plain = json.loads(text.decode(), parse_int=parse_int)
     except (ValueError, TypeError, RecursionError):
         plain = None
     if isinstance(plain, dict):

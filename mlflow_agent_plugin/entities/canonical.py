@@ -17,7 +17,9 @@ import rfc8785
 
 _MAX_INTEGER = 2**53 - 1
 _MAX_PLAIN_ITEMS = 1000
-_PLAIN = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+_PLAIN = json.JSONEncoder(
+    ensure_ascii=False, check_circular=False, sort_keys=True, separators=(",", ":")
+)
 
 
 class Spelled(NamedTuple):

@@ -73,7 +73,7 @@ class Store:
         self.engine = make_engine(real)
         self._writer = self.engine.execution_options(agents_begin="BEGIN IMMEDIATE")
         self._group = self._new_group()
-        self._held_connections = None if self._group else HeldConnections(self._writer)
+        self._held_connections = None if self._group else HeldConnections(self.engine)
         self._reader = self.engine
         if self.dialect == "postgresql":
             self._reader = self.engine.execution_options(
@@ -279,30 +279,29 @@ class _WriteBlock(AbstractContextManager[Connection, "bool | None"]):
 
     def _end(self, *, failed: bool) -> None:
         """End a transaction of PostgreSQL and give its connection back."""
-        connection, held = self._held.connection, self._store._held_connections  # noqa: SLF001 - same module
+        held, connections = self._held, self._store._held_connections  # noqa: SLF001 - same module
+        assert connections is not None
         try:
             if not failed:
-                end_pipeline(connection, failed=False)
+                end_pipeline(held.connection, failed=False)
         except BaseException:
-            _take_back(connection)
+            failed = True
             raise
-        if failed:
-            _take_back(connection)
-        else:
-            assert held is not None
-            held.keep(self._held)
+        finally:
+            if failed:
+                _take_back(held.connection)
+                held.connection.close()
+            else:
+                connections.keep(held)
 
 
 def _take_back(connection: Connection) -> None:
     """Roll back; a connection that cannot is gone, and its transaction with it."""
-    try:
-        with contextlib.suppress(*_DATABASE_ERRORS):
-            end_pipeline(connection, failed=True)
-            transaction = connection.get_transaction()
-            if transaction is not None:
-                transaction.rollback()
-    finally:
-        connection.close()
+    with contextlib.suppress(*_DATABASE_ERRORS):
+        end_pipeline(connection, failed=True)
+        transaction = connection.get_transaction()
+        if transaction is not None:
+            transaction.rollback()
 
 
 _stores: weakref.WeakSet[Store] = weakref.WeakSet()

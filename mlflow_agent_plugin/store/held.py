@@ -9,6 +9,7 @@ Rules:
   pool, which cleans or replaces it.
 - Nobody waits for a connection that is merely kept: none is while the pool has to open connections
   beyond its usual number, and a reader who would make it do so gets the kept ones first.
+- Once SQLAlchemy found any connection of the pool lost, those kept until then are lost too.
 - A connection goes through the pool's own checks (idle for long, too old) as often as they ask.
 - SQLAlchemy takes each for one long transaction; where the real ones begin and end is the business
   of `store.pipeline`.
@@ -16,11 +17,12 @@ Rules:
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, event
 from sqlalchemy.pool import QueuePool
 
 IDLE_SECONDS = 2.0
@@ -55,6 +57,8 @@ class HeldConnections:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._kept: deque[Held] = deque()
+        self._lost_at = -math.inf
+        event.listen(engine, "invalidate", self._note_loss)
 
     def take(self) -> Held:
         """Return a connection on which no transaction has begun in the database.
@@ -64,7 +68,8 @@ class HeldConnections:
         """
         now = time.monotonic()
         while (held := self._pop()) is not None:
-            if now - held.returned_at < IDLE_SECONDS and now - held.taken_at < KEPT_SECONDS:
+            fresh = now - held.returned_at < IDLE_SECONDS and now - held.taken_at < KEPT_SECONDS
+            if fresh and held.returned_at > self._lost_at:
                 return held
             held.connection.close()
         connection = self._engine.connect()
@@ -97,6 +102,9 @@ class HeldConnections:
         """Leave the connections to the parent: this is a forked child."""
         _of_parents.append(self._kept)
         self._kept = deque()
+
+    def _note_loss(self, *_: object) -> None:
+        self._lost_at = time.monotonic()
 
     def _pop(self) -> Held | None:
         try:

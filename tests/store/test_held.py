@@ -9,6 +9,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
+import psycopg
 import pytest
 from sqlalchemy import event, insert, select, text
 
@@ -206,3 +207,16 @@ def test_a_forked_child_writes_on_a_connection_of_its_own(store):
     os.waitpid(child, 0)
     assert add(store, "after") == pid
     assert names(store) == ["after", "before", "child"]
+
+
+def test_what_was_kept_is_lost_with_any_other_connection_of_the_pool(store, postgres_uri):
+    """A restart ends them all: one refused request tells of it, not one for each of them."""
+    with store.read() as reader, store.begin() as writer:
+        pids = backend(reader), backend(writer)
+    with psycopg.connect(postgres_uri.replace("+psycopg", ""), autocommit=True) as admin:
+        for pid in pids:
+            admin.execute("SELECT pg_terminate_backend(%s, 5000)", (pid,))
+    with pytest.raises(StoreError):
+        names(store)
+    add(store, "s")
+    assert names(store) == ["s"]

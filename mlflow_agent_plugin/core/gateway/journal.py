@@ -285,6 +285,6 @@ def auditable_arguments(
     if len(text) > MAX_AUDITED_BYTES:
         return {"digest": sha256_digest(text), "bytes": len(text)}
     try:
-        return audited(json.loads(text))
+        return audited(json.loads(text.decode()))
     except RecursionError:  # spelling a value takes fewer frames than masking it
         return {"digest": sha256_digest(text), "bytes": len(text)}

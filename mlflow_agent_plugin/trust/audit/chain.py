@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from copy import copy
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from enum import Enum
@@ -32,7 +32,14 @@ _FORMAT = _quote(FORMAT)
 MAX_BODY_BYTES = 64 * 1024
 
 # Made once: `json.dumps` makes a new encoder for every call with settings of its own.
-_BODY = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":"), sort_keys=True)
+# A value that holds itself is found out by its depth.
+_BODY = json.JSONEncoder(
+    ensure_ascii=True,
+    allow_nan=False,
+    check_circular=False,
+    separators=(",", ":"),
+    sort_keys=True,
+)
 
 HEADER_FIELDS = (
     "writer",
@@ -228,10 +235,17 @@ def spell_fields(fields: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _spell(value: Any) -> str:
-    if type(value) is str:
+    kind = type(value)
+    if kind is str:
         return _quote(value)
     if value is None:
         return "null"
+    if kind is bool:
+        return "true" if value else "false"
+    if kind is list and not value:
+        return "[]"
+    if kind is float and math.isfinite(value):
+        return repr(value)
     try:
         return _BODY.encode(value)
     except (ValueError, TypeError, RecursionError):
@@ -287,7 +301,9 @@ class AuditSubject:
 
     def narrowed(self, **body: Any) -> AuditSubject:
         """Return this subject with further fields in the body of every event."""
-        narrowed = copy(self)
+        narrowed = AuditSubject.__new__(AuditSubject)  # `copy` takes ten times as long
+        narrowed.columns = self.columns
+        narrowed._hashed = self._hashed  # noqa: SLF001 - of its own class
         narrowed.body = self.body | spell_fields(body)
         return narrowed
 
