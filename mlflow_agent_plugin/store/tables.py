@@ -16,6 +16,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    ColumnElement,
     DateTime,
     Dialect,
     Float,
@@ -29,11 +30,13 @@ from sqlalchemy import (
     TypeDecorator,
     UniqueConstraint,
     false,
+    literal_column,
+    text,
 )
 
 from mlflow_agent_plugin.errors import StoreError
 
-REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008")
 """Schema revisions this code knows, oldest first."""
 
 VERSION_TABLE = "agent_schema_version"
@@ -133,6 +136,9 @@ approval_votes = Table(
     Column("voted_at", UtcDateTime, nullable=False),
 )
 
+_STARTED: ColumnElement[str] = literal_column("'started'")
+_RUNNING = text("state = 'started'")
+
 effects = Table(
     "agent_effects",
     metadata,
@@ -147,8 +153,16 @@ effects = Table(
     Column("started_at", UtcDateTime, nullable=False),
     Column("finished_at", UtcDateTime),
     Column("resolved_by", String),
-    Index("agent_effects_by_state", "state", "started_at"),
+    Index(
+        "agent_effects_running",
+        "started_at",
+        sqlite_where=_RUNNING,
+        postgresql_where=_RUNNING,
+    ),
 )
+
+effect_runs = effects.c.state == _STARTED
+"""True of a call that has not ended. In words: SQLite knows no bound value for the index's own."""
 
 audit_events = Table(
     "agent_audit_events",

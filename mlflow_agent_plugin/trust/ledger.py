@@ -25,7 +25,7 @@ from mlflow_agent_plugin.entities import Actor, Clock, utc_now
 from mlflow_agent_plugin.errors import ToolCallError
 from mlflow_agent_plugin.store.driver import DriverStatement, UnexpectedRowsError, bind_time
 from mlflow_agent_plugin.store.engine import Store
-from mlflow_agent_plugin.store.tables import effects
+from mlflow_agent_plugin.store.tables import effect_runs, effects
 from mlflow_agent_plugin.trust.spelling import spell_field
 
 
@@ -194,7 +194,7 @@ class EffectLedger:
 
     def in_doubt(self, *, before: datetime | None = None, limit: int = 1000) -> Sequence[Claim]:
         """Return calls that were claimed (before a time) and never ended, the oldest first."""
-        query = select(effects).where(effects.c.state == _State.STARTED.value)
+        query = select(effects).where(effect_runs)
         if before is not None:
             query = query.where(effects.c.started_at < before)
         query = query.order_by(effects.c.started_at, effects.c.effect_key).limit(limit)

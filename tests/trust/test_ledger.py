@@ -10,6 +10,7 @@ import threading
 
 import psycopg
 import pytest
+from sqlalchemy import event
 
 from mlflow_agent_plugin.entities import Actor
 from mlflow_agent_plugin.errors import ToolCallError
@@ -236,6 +237,21 @@ def test_calls_in_doubt_are_listed_the_oldest_first(ledger, clock):
     assert [c.key for c in ledger.in_doubt()] == ["s:1", "s:2"]
     assert [c.key for c in ledger.in_doubt(before=clock())] == ["s:1"]
     assert [c.key for c in ledger.in_doubt(limit=1)] == ["s:1"]
+
+
+def test_calls_in_doubt_are_found_without_a_look_at_those_that_ended(store, ledger):
+    """There may be millions of them, and SQLite knows an index of some rows only by its words."""
+    claim(ledger, "s:1")
+    asked = []
+    event.listen(store.engine, "before_cursor_execute", lambda *call: asked.append(call[2:4]))
+    assert [c.key for c in ledger.in_doubt()] == ["s:1"]
+    query, values = next(one for one in asked if "agent_effects" in one[0])
+    with store.read() as connection:
+        if store.dialect == "postgresql":  # it would rather read a table of one row as a whole
+            connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+        explain = "EXPLAIN" if store.dialect == "postgresql" else "EXPLAIN QUERY PLAN"
+        plan = str(connection.exec_driver_sql(f"{explain} {query}", values).all())
+    assert "agent_effects_running" in plan
 
 
 def test_claim_and_before_event_are_one(store, ledger, clock):

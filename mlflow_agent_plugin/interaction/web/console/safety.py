@@ -25,7 +25,7 @@ from mlflow_agent_plugin.interaction.web.console.signals import read_numbers
 from mlflow_agent_plugin.interaction.web.console.views import needs, number, show
 from mlflow_agent_plugin.interaction.web.people import Person, may_read_model
 from mlflow_agent_plugin.interaction.web.records import records
-from mlflow_agent_plugin.store.tables import effects
+from mlflow_agent_plugin.store.tables import effect_runs
 from mlflow_agent_plugin.trust import AuditEvent, SwitchBoard
 from mlflow_agent_plugin.trust.approval.inbox import count_waiting
 from mlflow_agent_plugin.trust.audit.findings import Finding, find
@@ -127,7 +127,7 @@ def _past_the_gate(person: Person) -> list[AuditEvent]:
 
 def _in_doubt() -> int:
     """Return how many calls ended nobody knows how; they are not any tenant's in the ledger."""
-    query = select(func.count()).where(effects.c.state == "started")
+    query = select(func.count()).where(effect_runs)
     with records().runtime.read() as connection:
         return int(connection.execute(query).scalar() or 0)
 
