@@ -31,6 +31,13 @@ MAX_BLOCKS = 32
 MAX_OPEN_SECONDS = 0.05
 """How long a commit waits for more blocks while others queue."""
 
+CACHE_KIBIBYTES = 16 * 1024
+"""Pages of the database the write connection keeps in memory.
+
+An event's place in the index of requests is anywhere: with SQLite's own 2 MiB each tool call of a
+grown store would read a page of it again.
+"""
+
 _LOOK_AGAIN_SECONDS = 0.05
 
 
@@ -143,6 +150,7 @@ class GroupCommit:
         if connection is None:
             connection = self._connection = self._engine.connect()
             self._raw = connection.connection.dbapi_connection
+            self._raw.execute(f"PRAGMA cache_size=-{CACHE_KIBIBYTES}")
         if not connection.in_transaction():
             # So that whoever joins (an ORM session) takes it for the transaction of somebody else.
             connection.begin()

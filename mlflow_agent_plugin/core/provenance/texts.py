@@ -207,7 +207,9 @@ def _leaves(value: Any, vouched: frozenset[str]) -> Iterator[tuple[str, Any, boo
     stack: list[tuple[str, Any, bool]] = [("", value, False)]
     while stack:
         name, item, below = stack.pop()
-        if isinstance(item, Mapping):
+        if isinstance(item, str):
+            yield name, item, below
+        elif isinstance(item, (dict, Mapping)):
             for key, part in item.items():
                 if not _FIELD_NAME.fullmatch(str(key)):
                     yield "", str(key), below

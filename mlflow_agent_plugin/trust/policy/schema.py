@@ -218,7 +218,7 @@ class _Builder:
             self._unseen.append(".".join((*path, "*")))
 
         def convert(value: Any) -> dict[str, Any]:
-            if not isinstance(value, Mapping):
+            if not isinstance(value, (dict, Mapping)):
                 raise FactError("an object is expected")
             for name in needed:
                 if value.get(name) is None:
