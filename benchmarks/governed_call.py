@@ -46,6 +46,11 @@ from mlflow_agent_plugin.trust.policy import CedarPolicyEngine, PolicySources
 CALLS_OF_A_TURN = 8
 TOOLS = {"get_order": "read", "cancel_order": "write"}
 ORDER = {"order_id": "A-1042", "state": "cancelled", "lines": [{"sku": "lamp", "count": 2}] * 3}
+OVER = {
+    "added to a raw call": ("governed write", "raw call"),
+    "added to a ToolNode's call": ("ToolNode, governed write", "ToolNode"),
+}
+"""What governing adds, round by round: to the bare function, and to the same call of a graph."""
 ANN = Actor(user="ann", tenant="shop", roles=frozenset({"customer"}), verified=True)
 
 
@@ -255,7 +260,7 @@ def kernel(file: Path | None) -> Callable[[str, str], None] | None:
 
 
 def compare(ways: Mapping[str, Callable[[int], None]], rounds: int) -> dict[str, dict[str, float]]:
-    """Take turns between `ways`; return milliseconds per call."""
+    """Take turns between `ways`; return milliseconds per call, and what each of `OVER` adds."""
     for number in range(30):
         for way in ways.values():
             way(-1 - number)
@@ -267,6 +272,9 @@ def compare(ways: Mapping[str, Callable[[int], None]], rounds: int) -> dict[str,
             way(number)
             wall[name].append((time.perf_counter() - start) * 1000)
             cpu[name] += (time.process_time() - busy) * 1000
+    for name, (one, other) in OVER.items():
+        wall[name] = [a - b for a, b in zip(wall[one], wall[other], strict=True)]
+        cpu[name] = cpu[one] - cpu[other]
     found = {}
     for name, taken in wall.items():
         taken.sort()
