@@ -155,7 +155,7 @@ def _postgres(store: Store) -> Any:
                 yield recorder
                 return
             try:
-                borrowed = store.engine.raw_connection()
+                borrowed = store.lend(store.engine.raw_connection)
             except (SQLAlchemyError, psycopg.Error) as error:
                 raise _store_error(error, store) from error
             connection: Any = borrowed.driver_connection
@@ -218,7 +218,7 @@ def _is_set_up(store: Store, migrations: int) -> bool:
     """Say whether the tables are there: making them again takes rights a server need not have."""
     from sqlalchemy import inspect, text
 
-    with store.engine.connect() as connection:
+    with store.lend(store.engine.connect) as connection:
         if not inspect(connection).has_table("checkpoint_migrations"):
             return False
         found = connection.execute(text("SELECT max(v) FROM checkpoint_migrations")).scalar()
@@ -228,7 +228,7 @@ def _is_set_up(store: Store, migrations: int) -> bool:
 @contextmanager
 def _alone(store: Store) -> Iterator[None]:
     """Let one process at a time make LangGraph's tables: two that build an index deadlock."""
-    borrowed = store.engine.raw_connection()
+    borrowed = store.lend(store.engine.raw_connection)
     connection: Any = borrowed.driver_connection
     try:
         connection.autocommit = True

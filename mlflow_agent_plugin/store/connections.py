@@ -22,6 +22,7 @@ from sqlalchemy.exc import DBAPIError, DisconnectionError
 from mlflow_agent_plugin.config import Settings
 from mlflow_agent_plugin.errors import StoreError
 from mlflow_agent_plugin.store.driver import end_use
+from mlflow_agent_plugin.store.held import IDLE_SINCE
 from mlflow_agent_plugin.store.urls import is_memory, safe_url, without_secrets
 
 _KEEPALIVES = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3,
@@ -125,7 +126,7 @@ def _begin_sqlite(connection: Connection) -> None:
 
 def _note_return(connection: object, record: Any) -> None:
     del connection
-    record.info["returned"] = time.monotonic()
+    record.info["returned"] = record.info.pop(IDLE_SINCE, None) or time.monotonic()
 
 
 def _try_if_idle(connection: Any, record: Any, proxy: object) -> None:

@@ -118,6 +118,11 @@ def end_pipeline(connection: Connection, *, failed: bool) -> None:
         raise DBAPIError("ROLLBACK" if failed else "COMMIT", None, error) from error
 
 
+def is_between_transactions(connection: Connection) -> bool:
+    """Tell whether a PostgreSQL connection has no transaction open and none deferred."""
+    return pipeline_of(connection).is_idle
+
+
 def end_use(info: MutableMapping[Any, Any], *, rolled_back: bool) -> None:
     """Clear a connection's pipeline of what a transaction left there that ended another way.
 

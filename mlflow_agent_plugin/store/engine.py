@@ -20,9 +20,9 @@ import os
 import sqlite3
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.engine import URL
@@ -51,6 +51,9 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 
+_Lent = TypeVar("_Lent")
+
+
 class Store:
     """The runtime store; make it with `Store.open`.
 
@@ -73,7 +76,11 @@ class Store:
         self.engine = make_engine(real)
         self._writer = self.engine.execution_options(agents_begin="BEGIN IMMEDIATE")
         self._group = self._new_group()
-        self._held_connections = None if self._group else HeldConnections(self.engine)
+        self._held_connections: HeldConnections | None = None
+        if self._group is None:
+            self._held_connections = HeldConnections(self.engine)
+            # A store nobody closed gives back what its writers keep, at the latest at exit.
+            weakref.finalize(self, self._held_connections.close)
         self._reader = self.engine
         if self.dialect == "postgresql":
             self._reader = self.engine.execution_options(
@@ -144,10 +151,18 @@ class Store:
         if connection is not None:
             yield connection
             return
-        if self._held_connections is not None:
-            self._held_connections.make_room()
-        with self._translated(), self._reader.begin() as opened:
+        with self._translated(), self.lend(self._reader.connect) as opened, opened.begin():
             yield opened
+
+    def lend(self, borrow: Callable[[], _Lent]) -> _Lent:
+        """Take a connection out of the engine's pool by `borrow`, and return it.
+
+        Whoever takes one past this may wait for one that is merely kept for the next writer.
+        """
+        if self._held_connections is None:
+            return borrow()
+        with self._held_connections.wanted():
+            return borrow()
 
     def close(self) -> None:
         """Close every idle connection; the store can be used again and reconnects then.
@@ -283,16 +298,19 @@ class _WriteBlock(AbstractContextManager[Connection, "bool | None"]):
         assert connections is not None
         try:
             if not failed:
+                held.check()
                 end_pipeline(held.connection, failed=False)
         except BaseException:
             failed = True
             raise
         finally:
-            if failed:
-                _take_back(held.connection)
-                held.connection.close()
-            else:
+            if not failed:
                 connections.keep(held)
+            else:
+                try:
+                    _take_back(held.connection)
+                finally:
+                    held.connection.close()
 
 
 def _take_back(connection: Connection) -> None:

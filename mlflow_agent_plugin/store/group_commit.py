@@ -150,7 +150,11 @@ class GroupCommit:
         if connection is None:
             connection = self._connection = self._engine.connect()
             self._raw = connection.connection.dbapi_connection
-            self._raw.execute(f"PRAGMA cache_size=-{CACHE_KIBIBYTES}")
+            try:
+                self._raw.execute(f"PRAGMA cache_size=-{CACHE_KIBIBYTES}")
+            except BaseException:
+                self._drop_connection()
+                raise
         if not connection.in_transaction():
             # So that whoever joins (an ORM session) takes it for the transaction of somebody else.
             connection.begin()

@@ -109,6 +109,11 @@ class Pipeline:
         if self._pg.transaction_status in _OPEN:
             self._send_all([_Query(_ROLLBACK, [])])
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no transaction is open, and nothing waits for one."""
+        return not self._deferred and self._pg.transaction_status == pq.TransactionStatus.IDLE
+
     def drop(self) -> None:
         """Drop what was deferred: its transaction is not going to be."""
         self._deferred.clear()

@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
@@ -15,7 +17,7 @@ from sqlalchemy import event, insert, select, text
 
 from mlflow_agent_plugin.entities import utc_now
 from mlflow_agent_plugin.errors import StoreError
-from mlflow_agent_plugin.store import Store, held
+from mlflow_agent_plugin.store import Store, engine, held
 from mlflow_agent_plugin.store.driver import DriverStatement
 from mlflow_agent_plugin.store.tables import leases, sessions
 
@@ -62,6 +64,12 @@ def names(store):
         return sorted(connection.scalars(select(sessions.c.session_id)))
 
 
+def locks(store):
+    """Count the rows `_ADD` made."""
+    with store.read() as connection:
+        return connection.scalar(text(f"SELECT count(*) FROM {leases.name}"))
+
+
 def taken_out(store):
     """Count how often the pool lends a connection from here on."""
     lent = []
@@ -81,8 +89,7 @@ def test_statements_handed_to_the_driver_use_the_kept_connection_too(store):
     for n in range(3):
         with store.begin() as connection:
             _ADD.defer(connection, (f"l{n}", "me", utc_now()))
-    with store.read() as connection:
-        assert connection.scalar(text(f"SELECT count(*) FROM {leases.name}")) == 3
+    assert locks(store) == 3
     assert len(lent) == 2  # the writer's, and the reader's
 
 
@@ -103,8 +110,7 @@ def test_nothing_of_a_failed_transaction_is_in_the_next_one(store):
         _ADD.defer(connection, ("lost", "me", utc_now()))
         _ = 1 / 0
     add(store, "t")
-    with store.read() as connection:
-        assert connection.scalar(text(f"SELECT count(*) FROM {leases.name}")) == 0
+    assert locks(store) == 0
 
 
 def test_readers_get_the_connections_writers_merely_keep(small):
@@ -157,10 +163,10 @@ def test_many_writers_at_once_write_everything_and_keep_no_more_than_the_pool(st
 
 def test_a_kept_connection_that_was_idle_for_long_is_tried_before_it_is_used(store, monkeypatch):
     pid = add(store, "s")
-    monkeypatch.setattr(held, "IDLE_SECONDS", 0.0)
-    monkeypatch.setattr("mlflow_agent_plugin.store.connections.IDLE_CHECK_SECONDS", 0.0)
+    now = time.monotonic()
     with store.read() as connection:  # another session of the database
-        connection.scalar(text(f"SELECT pg_terminate_backend({pid})"))
+        connection.scalar(text(f"SELECT pg_terminate_backend({pid}, 5000)"))
+    monkeypatch.setattr(time, "monotonic", lambda: now + 6)
     assert add(store, "t") != pid
     assert names(store) == ["s", "t"]
 
@@ -181,13 +187,126 @@ def test_closing_the_store_gives_everything_back(store):
     assert names(store) == ["s", "t"]
 
 
-def test_a_block_that_ends_the_transaction_itself_leaves_no_connection_behind(store):
-    with store.begin() as connection:
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda connection: connection.rollback(),
+        lambda connection: connection.commit(),
+        lambda connection: connection.get_transaction().close(),
+        lambda connection: connection.invalidate(),
+        lambda connection: connection.close(),
+    ],
+)
+def test_a_block_that_ended_the_transaction_itself_is_not_acknowledged(store, end):
+    """MLflow's stores roll a session back when a row exists, and go on: half would be lost."""
+    with pytest.raises(StoreError), store.begin() as connection:
+        _ADD.defer(connection, ("lost", "me", utc_now()))
         connection.execute(text("SELECT 1"))
-        connection.commit()
+        end(connection)
     assert store.engine.pool.checkedout() == 0
     add(store, "t")
     assert names(store) == ["t"]
+    assert locks(store) == 0
+
+
+def test_a_rollback_in_the_middle_of_a_block_loses_all_of_it(store):
+    with pytest.raises(StoreError), store.begin() as connection:
+        connection.rollback()
+        _ADD.defer(connection, ("half", "me", utc_now()))
+    assert locks(store) == 0
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda connection: _ADD.run(connection, ("stray", "me", utc_now())),
+        lambda connection: _ADD.defer(connection, ("stray", "me", utc_now())),
+        lambda connection: connection.execute(text("SELECT 1")),
+        lambda connection: connection.begin_nested(),
+        lambda connection: connection.execution_options(stream_results=True),
+    ],
+)
+def test_what_somebody_does_with_a_connection_after_its_block_is_in_no_other(store, use):
+    with store.begin() as connection:
+        connection.execute(text("SELECT 1"))
+    use(connection)
+    with store.begin() as other:
+        assert other is not connection
+        _ADD.defer(other, ("mine", "me", utc_now()))
+    assert locks(store) == 1
+
+
+def test_a_savepoint_or_options_of_one_block_are_not_there_in_the_next(store):
+    for change in (
+        lambda connection: connection.begin_nested(),
+        lambda connection: connection.execution_options(stream_results=True),
+    ):
+        with store.begin() as connection:
+            connection.execute(text("SELECT 1"))
+            change(connection)
+        with store.begin() as other:
+            assert not other.in_nested_transaction()
+            assert not other.get_execution_options().get("stream_results")
+
+
+def test_whoever_borrows_from_the_pool_gets_what_is_merely_kept(small):
+    """LangGraph's checkpoints do."""
+    add(small, "s")
+    borrowed = [small.lend(small.engine.raw_connection) for _ in range(2)]
+    for connection in borrowed:
+        connection.close()
+
+
+def test_nothing_is_kept_while_somebody_wants_a_connection(store):
+    connections = held.HeldConnections(store.engine)
+    one = connections.take()
+    with connections.wanted():
+        connections.keep(one)
+        assert store.engine.pool.checkedout() == 0
+
+
+def test_whoever_wants_one_beside_others_gets_what_is_kept_whatever_the_pool_counts(store):
+    """What another one is about to take counts as idle."""
+    connections = held.HeldConnections(store.engine)
+    connections.keep(connections.take())
+    with connections.wanted():
+        assert store.engine.pool.checkedout() == 1
+        with connections.wanted():
+            assert store.engine.pool.checkedout() == 0
+
+
+def test_a_store_nobody_closed_gives_its_connections_back_when_it_is_gone(store, postgres_uri):
+    for number in range(2):
+        other = Store.open(postgres_uri)
+        add(other, f"s{number}")
+        pool = other.engine.pool
+        del other
+        gc.collect()
+        assert pool.checkedout() == 0
+
+
+def test_a_store_closed_while_it_writes_leaves_no_connection_of_then_open(store, postgres_uri):
+    with store.begin() as connection:
+        connection.execute(text("SELECT 1"))
+        store.close()
+    with psycopg.connect(postgres_uri.replace("+psycopg", ""), autocommit=True) as admin:
+        rest = admin.execute(
+            "SELECT count(*) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        ).fetchone()
+    assert rest == (0,)
+    add(store, "s")
+    assert names(store) == ["s"]
+
+
+def test_an_interrupt_in_the_rollback_leaves_no_connection_out(store, monkeypatch):
+    def interrupt(connection, *, failed):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), store.begin() as connection:
+        connection.execute(text("SELECT 1"))
+        monkeypatch.setattr(engine, "end_pipeline", interrupt)
+    assert store.engine.pool.checkedout() == 0
 
 
 def test_a_forked_child_writes_on_a_connection_of_its_own(store):

@@ -32,14 +32,7 @@ _FORMAT = _quote(FORMAT)
 MAX_BODY_BYTES = 64 * 1024
 
 # Made once: `json.dumps` makes a new encoder for every call with settings of its own.
-# A value that holds itself is found out by its depth.
-_BODY = json.JSONEncoder(
-    ensure_ascii=True,
-    allow_nan=False,
-    check_circular=False,
-    separators=(",", ":"),
-    sort_keys=True,
-)
+_BODY = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":"), sort_keys=True)
 
 HEADER_FIELDS = (
     "writer",

@@ -20,6 +20,8 @@ depends_on = None
 def upgrade() -> None:
     """Apply the change; there is no way back but a backup."""
     running = sa.text("state = 'started'")
+    # First, for it takes the stronger lock: to take that second could be a deadlock.
+    op.drop_index("agent_effects_by_state", "agent_effects")
     op.create_index(
         "agent_effects_running",
         "agent_effects",
@@ -27,7 +29,6 @@ def upgrade() -> None:
         sqlite_where=running,
         postgresql_where=running,
     )
-    op.drop_index("agent_effects_by_state", "agent_effects")
 
 
 downgrade = no_way_back
