@@ -12,7 +12,6 @@ Rules:
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,7 @@ from mlflow_agent_plugin.core.provenance import (
     VouchedText,
     plain_texts,
 )
-from mlflow_agent_plugin.entities import CallStatus, Provenance, ToolCallRecord
+from mlflow_agent_plugin.entities import CallStatus, Provenance, ToolCallRecord, json_encoder
 
 if TYPE_CHECKING:
     from langchain_core.messages import HumanMessage, ToolMessage
@@ -43,7 +42,7 @@ _USER, _TRUSTED, _UNTRUSTED, _MODEL = (
         Provenance.MODEL,
     )
 )
-_CONTENT = json.JSONEncoder(ensure_ascii=False)
+_spell_content = json_encoder(ensure_ascii=False)
 _NEVER_RAN = (CallStatus.DENIED, CallStatus.REJECTED, CallStatus.INVALID)
 
 
@@ -70,14 +69,7 @@ def seen_texts(
         return None
     reader = reader or TextReader()
     if told:
-        known = set[str]()
-        for message in messages:
-            # Most messages, told apart without asking them for fields they do not have.
-            kind = type(message)
-            if kind is ToolMessage:
-                known.add(message.tool_call_id)
-            elif kind is not HumanMessage:
-                known.update(_call_ids(message))
+        known = _known_calls(messages)
         messages = [*(one for one in told if one.tool_call_id not in known), *messages]
     user: list[Text] = []
     trusted: list[VouchedText] = []
@@ -85,24 +77,44 @@ def seen_texts(
     records: list[VouchedText] = []
     values: list[Text] = []
     for message in messages:
-        if not isinstance(message, (HumanMessage, ToolMessage)):
-            continue
+        # Asked first what most are: to look through the classes of LangChain's models is dear.
+        kind = type(message)
+        if kind is not ToolMessage and kind is not HumanMessage:
+            if not isinstance(message, (HumanMessage, ToolMessage)):
+                continue
+            kind = ToolMessage if isinstance(message, ToolMessage) else HumanMessage
         ours = message.additional_kwargs.get(LABEL_KEY, {})
         label = ours.get("label")
-        if isinstance(message, HumanMessage):
-            content = message.content
+        content = message.content
+        if kind is HumanMessage:
             said = reader.text(content if type(content) is str else str(message.text))
             (user if label == _USER else untrusted).append(said)
             continue
-        values += [reader.text(text) for text in ours.get("told", [])]
+        if "told" in ours:
+            values += [reader.text(text) for text in ours["told"]]
         if label == _TRUSTED:
-            texts, _ = reader.output(message.content, None)
-            trusted.append(VouchedText(texts, len(values)))
+            trusted.append(VouchedText(reader.output(content, None)[0], len(values)))
         elif label != _MODEL:
-            texts, minted = reader.output(message.content, ours.get("trusted_fields", []))
+            texts, minted = reader.output(content, ours.get("trusted_fields", []))
             untrusted.append(texts)
             records += [VouchedText(text, len(values)) for text in minted]
     return SeenTexts(user, trusted, untrusted, records, values)
+
+
+def _known_calls(messages: Sequence[Any]) -> set[str]:
+    """Return the ids of all calls that messages make or answer."""
+    from langchain_core.messages.human import HumanMessage
+    from langchain_core.messages.tool import ToolMessage
+
+    known: set[str] = set()
+    for message in messages:
+        # Most messages, told apart without asking them for fields they do not have.
+        kind = type(message)
+        if kind is ToolMessage:
+            known.add(message.tool_call_id)
+        elif kind is not HumanMessage:
+            known.update(_call_ids(message))
+    return known
 
 
 def _call_ids(message: Any) -> list[str]:
@@ -146,13 +158,13 @@ def tool_message(
         if record.edited and isinstance(output, dict):
             # The model asked for something else: this must not look like the answer to that.
             output = {"edited_by_reviewer": dict(record.edited), **output}
-        content = _CONTENT.encode(output)
+        content = _spell_content(output)
     else:
         kind, _, message = record.error.partition(": ")
         error: dict[str, Any] = {"kind": kind, "message": message}
         if record.retry_after_seconds is not None:
             error["retry_after_seconds"] = record.retry_after_seconds
-        content = _CONTENT.encode({"error": error})
+        content = _spell_content({"error": error})
         # an error may quote the call, so it vouches for nothing
         label = _MODEL if label == _TRUSTED else label
     ours: dict[str, Any] = {"label": label, "status": record.status.value}

@@ -15,8 +15,6 @@ Rules:
 from __future__ import annotations
 
 import contextvars
-import json
-import re
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -29,7 +27,7 @@ from mlflow_agent_plugin.core.resilience.watch import (
     DEFAULT_HOLD_SECONDS,
     CallWatch,
 )
-from mlflow_agent_plugin.entities import Effect, Spelled, canonical_json
+from mlflow_agent_plugin.entities import Effect, Spelled, canonical_json, read_canonical
 from mlflow_agent_plugin.errors import ToolUnavailableError
 
 if TYPE_CHECKING:
@@ -38,8 +36,6 @@ if TYPE_CHECKING:
     from mlflow_agent_plugin.core.context import ToolContext
     from mlflow_agent_plugin.package import ToolContract
     from mlflow_agent_plugin.trust import Scrubber
-
-_LONG = re.compile(rb"\d{16}")
 
 ToolFunction = Callable[..., Any]
 
@@ -170,7 +166,7 @@ class ToolRunner:
         watch: CallWatch | None,
     ) -> Any:
         function = self._functions[contract.name]
-        copied = json.loads(arguments.decode())  # of bytes it would guess the encoding
+        copied = read_canonical(arguments)
         seconds = contract.timeout_seconds
         if watch is not None:
             seconds = watch.timeout_seconds(seconds)
@@ -215,8 +211,7 @@ def _utc() -> datetime:
 def _plain(output: Any) -> Spelled:
     try:
         text = canonical_json(output)
-        parse_int = _whole if _LONG.search(text) else None
-        plain = json.loads(text.decode(), parse_int=parse_int)
+        plain = read_canonical(text)
     except (ValueError, TypeError, RecursionError):
         plain = None
     if isinstance(plain, dict):
@@ -224,12 +219,6 @@ def _plain(output: Any) -> Spelled:
     # The function ran to its end, so a write has taken effect: an output that is not JSON is kept
     # as such, and fails the output contract, instead of looking like a call that did not happen.
     return Spelled.of({"unusable_output": type(output).__name__})
-
-
-def _whole(digits: str) -> int | float:
-    # A large float is spelled without a point; as an integer it could not be spelled again.
-    number = int(digits)
-    return number if abs(number) < 2**53 else float(number)
 
 
 def _short(error: BaseException, scrubber: Scrubber | None) -> str:

@@ -7,6 +7,7 @@ from mlflow_agent_plugin.entities.actor import ANONYMOUS, Actor
 from mlflow_agent_plugin.entities.canonical import (
     Spelled,
     canonical_json,
+    read_canonical,
     sha256_digest,
     sha256_of_json,
 )
@@ -17,6 +18,7 @@ from mlflow_agent_plugin.entities.decision import (
     DecisionValue,
     PolicyRequest,
 )
+from mlflow_agent_plugin.entities.json_text import json_encoder
 from mlflow_agent_plugin.entities.privacy import PrivacyAction, PrivacyPlace
 from mlflow_agent_plugin.entities.reply import (
     AgentReply,
@@ -54,6 +56,8 @@ __all__ = [
     "Usage",
     "Violation",
     "canonical_json",
+    "json_encoder",
+    "read_canonical",
     "sha256_digest",
     "sha256_of_json",
     "utc_now",

@@ -3,23 +3,26 @@
 Two equal values always serialise to the same bytes, on any machine; what JCS cannot spell
 (NaN, infinities, integers beyond 2**53, lone surrogates) is refused rather than rounded.
 
-Most values are small and hold texts, whole numbers and booleans only: for them the standard
-library's encoder, which is in C, gives the very bytes of RFC 8785 in a fifth of the time.
+Most values are small and hold texts, whole numbers and booleans only: for them orjson, or where it
+gives up the standard library's encoder, gives the very bytes of RFC 8785 in a fraction of the time.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from typing import Any, NamedTuple
 
+import orjson
 import rfc8785
+
+from mlflow_agent_plugin.entities.json_text import json_encoder
 
 _MAX_INTEGER = 2**53 - 1
 _MAX_PLAIN_ITEMS = 1000
-_PLAIN = json.JSONEncoder(
-    ensure_ascii=False, check_circular=False, sort_keys=True, separators=(",", ":")
-)
+_LONG_NUMBER = re.compile(rb"\d{16}")
+_spell_deep = json_encoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
 
 class Spelled(NamedTuple):
@@ -49,13 +52,41 @@ def canonical_json(value: Any) -> bytes:
     """
     try:
         if _is_plain(value):
-            return _PLAIN.encode(value).encode()
+            return _spell_plain(value)
         encoded: bytes = rfc8785.dumps(value)
     except RecursionError as error:
         raise ValueError("value is nested too deeply to be hashed") from error
     except (rfc8785.CanonicalizationError, UnicodeEncodeError) as error:
         raise ValueError(f"value cannot be hashed: {error}") from error
     return encoded
+
+
+def read_canonical(text: bytes) -> Any:
+    """Return the value that `canonical_json` spelled as `text`.
+
+    Raises:
+        ValueError: It is no JSON.
+        RecursionError: It is nested too deeply.
+    """
+    if _LONG_NUMBER.search(text):
+        return json.loads(text.decode(), parse_int=_read_whole)
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:  # also of what is nested too deeply for it
+        return json.loads(text.decode())
+
+
+def _read_whole(digits: str) -> int | float:
+    # A large float is spelled without a point; as an integer it could not be spelled again.
+    number = int(digits)
+    return number if abs(number) <= _MAX_INTEGER else float(number)
+
+
+def _spell_plain(value: Any) -> bytes:
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    except TypeError:  # nested too deeply for it, or a lone surrogate
+        return _spell_deep(value).encode()
 
 
 def _is_plain(value: Any) -> bool:

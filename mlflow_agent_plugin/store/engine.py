@@ -15,7 +15,6 @@ Rules:
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sqlite3
 import threading
@@ -36,7 +35,6 @@ from mlflow_agent_plugin.store.connections import (
     make_private,
     store_error,
 )
-from mlflow_agent_plugin.store.driver import end_pipeline
 from mlflow_agent_plugin.store.group_commit import GroupCommit, NoTurnError
 from mlflow_agent_plugin.store.held import Held, HeldConnections
 from mlflow_agent_plugin.store.schema import ensure_schema
@@ -286,40 +284,12 @@ class _WriteBlock(AbstractContextManager[Connection, "bool | None"]):
             if self._group is not None:
                 self._group.leave(self._block, failed=kind is not None)
             else:
-                self._end(failed=kind is not None)
+                assert store._held_connections is not None  # noqa: SLF001 - same module
+                store._held_connections.end(self._held, failed=kind is not None)  # noqa: SLF001 - same module
         except _DATABASE_ERRORS as failure:
             store._raise_translated(failure)  # noqa: SLF001 - same module
         if isinstance(error, _DATABASE_ERRORS):
             store._raise_translated(error)  # noqa: SLF001 - same module
-
-    def _end(self, *, failed: bool) -> None:
-        """End a transaction of PostgreSQL and give its connection back."""
-        held, connections = self._held, self._store._held_connections  # noqa: SLF001 - same module
-        assert connections is not None
-        try:
-            if not failed:
-                held.check()
-                end_pipeline(held.connection, failed=False)
-        except BaseException:
-            failed = True
-            raise
-        finally:
-            if not failed:
-                connections.keep(held)
-            else:
-                try:
-                    _take_back(held.connection)
-                finally:
-                    held.connection.close()
-
-
-def _take_back(connection: Connection) -> None:
-    """Roll back; a connection that cannot is gone, and its transaction with it."""
-    with contextlib.suppress(*_DATABASE_ERRORS):
-        end_pipeline(connection, failed=True)
-        transaction = connection.get_transaction()
-        if transaction is not None:
-            transaction.rollback()
 
 
 _stores: weakref.WeakSet[Store] = weakref.WeakSet()

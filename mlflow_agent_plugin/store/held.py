@@ -23,7 +23,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +31,7 @@ from sqlalchemy import Connection, Engine, RootTransaction, event
 from sqlalchemy.exc import InvalidRequestError, SQLAlchemyError
 from sqlalchemy.pool import Pool, QueuePool
 
-from mlflow_agent_plugin.store.driver import is_between_transactions
+from mlflow_agent_plugin.store.driver import end_pipeline, is_between_transactions
 
 IDLE_SINCE = "agents_idle_since"
 """Key in a connection's `info`: since when it was idle before the pool got it back."""
@@ -142,6 +142,28 @@ class HeldConnections:
             now,
         )
 
+    def end(self, held: Held, *, failed: bool) -> None:
+        """Commit or roll back, and end the use of the connection.
+
+        Raises:
+            SQLAlchemyError: It could not be committed: nothing of the block was.
+        """
+        try:
+            if not failed:
+                held.check()
+                end_pipeline(held.connection, failed=False)
+        except BaseException:
+            failed = True
+            raise
+        finally:
+            if not failed:
+                self.keep(held)
+            else:
+                try:
+                    _take_back(held.connection)
+                finally:
+                    held.connection.close()
+
     def keep(self, held: Held) -> None:
         """End the use of a connection whose transaction was committed."""
         if held.lender is not self._kept:  # the parent's, in a forked child
@@ -211,6 +233,15 @@ class HeldConnections:
     def _beyond_pool(self) -> bool:
         """Whether connections are in use that the pool opened beyond its usual number."""
         return self._pool.checkedout() > self._pool.size()
+
+
+def _take_back(connection: Connection) -> None:
+    """Roll back; a connection that cannot is gone, and its transaction with it."""
+    with suppress(SQLAlchemyError):
+        end_pipeline(connection, failed=True)
+        transaction = connection.get_transaction()
+        if transaction is not None:
+            transaction.rollback()
 
 
 _of_parents: list[Held] = []

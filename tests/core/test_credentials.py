@@ -153,7 +153,7 @@ def test_the_audit_says_which_scope_was_lent_from_where_and_never_the_value(open
     runtime = opened(call(tool, item), say("done"))
     ask(runtime)
     events = {event.kind: event.body for event in AuditLog(runtime.store).events(session_id="s1")}
-    assert events["tool_call_started"]["scopes"] == ["shelf:read"]
+    assert events["tool_call_decided"]["starts"]["scopes"] == ["shelf:read"]
     assert events["tool_call_finished"]["credentials"] == {"shelf:read": "environment"}
     assert "canary-7" not in json.dumps(events, default=str)
 
@@ -162,7 +162,7 @@ def test_a_scope_without_a_source_lends_nothing_and_the_audit_says_nothing_was(o
     runtime = opened(call("look", "quiet"), say("done"))
     ask(runtime)
     events = {event.kind: event.body for event in AuditLog(runtime.store).events(session_id="s1")}
-    assert events["tool_call_started"]["scopes"] == ["shelf:read"]
+    assert events["tool_call_decided"]["starts"]["scopes"] == ["shelf:read"]
     assert "credentials" not in events["tool_call_finished"]
 
 

@@ -113,7 +113,7 @@ def test_the_edited_call_runs_instead_and_model_and_audit_are_told_both(opened, 
     )  # fmt: skip
     assert decided[-1].body["provenance"] == {"item": "trusted"}
     (edited,) = events(runtime, AuditKind.APPROVAL_EDITED)
-    (started,) = events(runtime, AuditKind.TOOL_CALL_STARTED)
+    (started,) = [event for event in decided if event.starts_tool]
     assert edited.body["approval_id"] == waiting.approval_id
     assert started.body["approval_id"] == edited.body["replaced_by"]
     assert started.body["arguments"] == {"item": "copy"}

@@ -57,11 +57,12 @@ def test_a_permitted_call_runs_and_is_audited_before_and_after(opened, effects, 
     reply = ask(runtime)
     assert (reply.text, reply.outcome) == ("done", Outcome.ACTED)
     assert effects() == ["lamp"]
-    kinds = [event.kind for event in AuditLog(runtime.store).events(session_id="s1")]
-    assert kinds == [
+    events = AuditLog(runtime.store).events(session_id="s1")
+    assert [event.starts_tool for event in events] == [False, True, False, False]
+    assert events[1].body["starts"] == {"effect": "write", "again": False}
+    assert [event.kind for event in events] == [
         AuditKind.REQUEST_RECEIVED,
         AuditKind.TOOL_CALL_DECIDED,
-        AuditKind.TOOL_CALL_STARTED,
         AuditKind.TOOL_CALL_FINISHED,
         AuditKind.REQUEST_ANSWERED,
     ]

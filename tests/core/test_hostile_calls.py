@@ -85,7 +85,7 @@ def check(runtime, world, session):
         if event.kind == AuditKind.TOOL_CALL_DECIDED and body["decision"]["value"] == "allow":
             said = json.dumps(body["arguments"], sort_keys=True)
             allowed[f"{session}:{body['call_id']}", body["tool"], said] += 1
-        if event.kind == AuditKind.TOOL_CALL_STARTED:
+        if event.starts_tool:
             started[f"{session}:{body['call_id']}", body["tool"]] += 1
     ran = Counter(
         (key, tool, json.dumps(arguments, sort_keys=True))

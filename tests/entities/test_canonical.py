@@ -8,7 +8,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mlflow_agent_plugin.entities import canonical_json, sha256_digest, sha256_of_json
+from mlflow_agent_plugin.entities import (
+    canonical_json,
+    read_canonical,
+    sha256_digest,
+    sha256_of_json,
+)
 
 values = st.recursive(
     st.none()
@@ -63,6 +68,32 @@ def test_the_short_way_gives_the_bytes_of_the_standards_own(value):
             canonical_json(value)
     else:
         assert canonical_json(value) == expected
+
+
+@settings(deadline=None)
+@given(values)
+@example(2.0**53)
+@example([1e20, -4.8e16, 2.0**70, 9007199254740991, -9007199254740991, 0.0, 1e308])
+@example({"\x00\x7f\u2028": "\x00\x7f\u2028\U0010ffff"})
+def test_what_is_spelled_is_read_as_what_is_spelled_the_same(value):
+    text = canonical_json(value)
+    assert read_canonical(text) == value
+    assert canonical_json(read_canonical(text)) == text
+
+
+@pytest.mark.parametrize("depth", [200, 300, 900])
+def test_values_too_deep_for_the_quick_library_are_spelled_and_read_all_the_same(depth):
+    value: object = "x"
+    for _ in range(depth):
+        value = {"a": [value]} if depth < 300 else [value]
+    text = canonical_json(value)
+    assert read_canonical(text) == value
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"nul", b"[1,]", b"\xff"])
+def test_what_is_no_json_is_not_read(text):
+    with pytest.raises(ValueError, match=r"column|utf-8"):
+        read_canonical(text)
 
 
 def test_a_value_that_holds_itself_is_refused():

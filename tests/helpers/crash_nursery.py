@@ -470,7 +470,6 @@ def look_back(job):
         promised = (folder / "acknowledged.txt").read_text().split("\n")
         approvals = {item.approval_id: item.state.value for item in ApprovalQueue(store).list()}
         verification = verify_audit(store)
-        calls = Counter((event.kind, event.session_id, event.body.get("tool")) for event in events)
         return {
             "verified": verification.ok,
             "events": len(events),
@@ -489,11 +488,13 @@ def look_back(job):
                 Counter((folder / "effects.txt").read_text().splitlines())
                 + Counter(f"put {key.name.split()[0]}" for key in (folder / "keys-done").iterdir())
             ),
-            "burns_started": {
-                session: count
-                for (kind, session, tool), count in calls.items()
-                if kind == "tool_call_started" and tool == "burn"
-            },
+            "burns_started": dict(
+                Counter(
+                    event.session_id
+                    for event in events
+                    if event.starts_tool and event.body.get("tool") == "burn"
+                )
+            ),
             "in_doubt": [claim.key for claim in EffectLedger(store).in_doubt()],
         }
 

@@ -17,7 +17,7 @@ from sqlalchemy import event, insert, select, text
 
 from mlflow_agent_plugin.entities import utc_now
 from mlflow_agent_plugin.errors import StoreError
-from mlflow_agent_plugin.store import Store, engine, held
+from mlflow_agent_plugin.store import Store, held
 from mlflow_agent_plugin.store.driver import DriverStatement
 from mlflow_agent_plugin.store.tables import leases, sessions
 
@@ -305,7 +305,7 @@ def test_an_interrupt_in_the_rollback_leaves_no_connection_out(store, monkeypatc
 
     with pytest.raises(KeyboardInterrupt), store.begin() as connection:
         connection.execute(text("SELECT 1"))
-        monkeypatch.setattr(engine, "end_pipeline", interrupt)
+        monkeypatch.setattr(held, "end_pipeline", interrupt)
     assert store.engine.pool.checkedout() == 0
 
 

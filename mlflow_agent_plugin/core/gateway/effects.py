@@ -122,9 +122,9 @@ class EffectRunner:
         contract = governed.contract
         lease_seconds = (contract.timeout_seconds + 30) * contract.retry.attempts
         if contract.effect is Effect.READ and approval is None:
-            with journal.transaction() as transaction:
+            with journal.transaction(starting=True) as transaction:
                 self._extend_lease(turn, lease_seconds, transaction.connection)
-                journal.starts(transaction, **_rights(contract))
+                journal.starts(**_rights(contract))
             return self._call(governed, journal, canonical, claimed=False)
         digest = sha256_digest(canonical)
 
@@ -137,15 +137,10 @@ class EffectRunner:
                 again = claim.status is ClaimStatus.IN_DOUBT
                 if approval is not None and not again:
                     self._use_up(approval, action_digest, transaction)
-                journal.starts(
-                    transaction,
-                    **_rights(contract),
-                    approval_id=None if approval is None else approval.approval_id,
-                    again=again,
-                )
+                journal.starts(**_rights(contract), again=again)
             return claim
 
-        claim = journal.transact(start)
+        claim = journal.transact(start, starting=True)
         if claim.status is ClaimStatus.DONE:
             return self._replay(governed, journal, claim)
         return self._call(governed, journal, canonical, claimed=True)

@@ -4,6 +4,8 @@ Rules:
 - A decision is on record, durably, before anything else happens because of it. Until then it waits
   here, to share a transaction with what it leads to: the request for an approval, the claim and
   the start of a tool, or the refusal.
+- A tool's start is told with the decision that let it start, as one event: what is durable before
+  an effect is one event, and one after it.
 - The session state a call came from is saved with the first of them (`core.unsaved`).
 - A call's end is recorded once, in one transaction with its ledger entry.
 - That a credential was lent is recorded with the call's end: scope and source, never a value. The
@@ -12,7 +14,6 @@ Rules:
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -27,6 +28,7 @@ from mlflow_agent_plugin.entities import (
     ToolCall,
     ToolCallRecord,
     canonical_json,
+    read_canonical,
     sha256_digest,
 )
 from mlflow_agent_plugin.entities.sensitive import mask_value
@@ -38,7 +40,6 @@ if TYPE_CHECKING:
 
     from mlflow_agent_plugin.core.gateway.governance import Governance
     from mlflow_agent_plugin.core.turn import Turn
-    from mlflow_agent_plugin.core.unsaved import Save
     from mlflow_agent_plugin.trust import AuditTransaction, CallRefusedError
 
 MAX_AUDITED_BYTES = 8192
@@ -86,6 +87,7 @@ class CallJournal:
         self._credentials: dict[str, str] = {}
         self._pending: list[_Noted] = []
         self._record: ToolCallRecord | None = None
+        self._starts: dict[str, Any] | None = None
 
     def decided(
         self, decision: Decision, request: PolicyRequest, *, approval_id: str | None = None
@@ -117,20 +119,27 @@ class CallJournal:
         self._edited = dict(edited)
         self.__dict__.pop("_subject", None)
 
-    def transaction(self) -> AbstractContextManager[AuditTransaction, bool | None]:
+    def transaction(
+        self, *, starting: bool = False
+    ) -> AbstractContextManager[AuditTransaction, bool | None]:
         """Record what was noted, and in the same transaction whatever the block writes.
 
         A block that raises leaves what was noted for the next transaction.
-        """
-        return _Recording(self._turn.unsaved.saving(), self._audit.transaction(), self._pending)
 
-    def transact(self, write: AuditWrite[_Written]) -> _Written:
+        Args:
+            starting: The block may say that the tool `starts`: the last decision is recorded at
+                its end, with that.
+        """
+        self._starts = None
+        return _Recording(self, starting=starting)
+
+    def transact(self, write: AuditWrite[_Written], *, starting: bool = False) -> _Written:
         """Run `write` in a `transaction`, and once more if it was too optimistic."""
         try:
-            with self.transaction() as transaction:
+            with self.transaction(starting=starting) as transaction:
                 return write(transaction, True)  # noqa: FBT003 - named where it is defined
         except UnexpectedRowsError:
-            with self.transaction() as transaction:
+            with self.transaction(starting=starting) as transaction:
                 return write(transaction, False)  # noqa: FBT003 - named where it is defined
 
     def record_decisions(self) -> None:
@@ -144,9 +153,9 @@ class CallJournal:
         if isinstance(credential, Credential):
             self._credentials = credential.providers
 
-    def starts(self, transaction: AuditTransaction, **facts: Any) -> None:
-        """Record that the tool starts."""
-        transaction.append(AuditKind.TOOL_CALL_STARTED, self._subject, **facts)
+    def starts(self, **facts: Any) -> None:
+        """Say in a `starting` transaction that the tool starts when it has committed."""
+        self._starts = facts
 
     def ended(
         self,
@@ -233,25 +242,22 @@ class CallJournal:
 class _Recording(AbstractContextManager["AuditTransaction", "bool | None"]):
     """A transaction that saves a turn's state and records what was noted of a call."""
 
-    def __init__(
-        self,
-        saving: AbstractContextManager[Save, bool | None],
-        block: AbstractContextManager[AuditTransaction, bool | None],
-        noted: list[_Noted],
-    ) -> None:
-        self._saving = saving
-        self._block = block
-        self._noted = noted
+    def __init__(self, journal: CallJournal, *, starting: bool) -> None:
+        self._journal = journal
+        self._starting = starting
+        self._saving = journal._turn.unsaved.saving()  # noqa: SLF001 - same module
+        self._block = journal._audit.transaction()  # noqa: SLF001 - same module
 
     def __enter__(self) -> AuditTransaction:
         save = self._saving.__enter__()
-        transaction = self._block.__enter__()
+        self._transaction = transaction = self._block.__enter__()
+        noted = self._journal._pending  # noqa: SLF001 - same module
         try:
             save(transaction.connection)
-            for kind, subject, body in self._noted:
+            for kind, subject, body in noted[:-1] if self._starting else noted:
                 transaction.append(kind, subject, **body)
         except BaseException:
-            self.__exit__(*sys.exc_info())
+            self._leave(*sys.exc_info())
             raise
         return transaction
 
@@ -261,11 +267,34 @@ class _Recording(AbstractContextManager["AuditTransaction", "bool | None"]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if kind is None and self._starting:
+            try:
+                self._record_start()
+            except BaseException:
+                self._leave(*sys.exc_info())
+                raise
+        self._leave(kind, error, trace)
+        if kind is None:
+            self._journal._pending.clear()  # noqa: SLF001 - same module
+
+    def _leave(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         # A state that saves nothing has nothing to undo: it need not be told of a failed commit.
         self._block.__exit__(kind, error, trace)
         self._saving.__exit__(kind, error, trace)
-        if kind is None:
-            self._noted.clear()
+
+    def _record_start(self) -> None:
+        """Record the last decision, and that the tool starts if it does."""
+        kind, subject, body = self._journal._pending[-1]  # noqa: SLF001 - same module
+        starts = self._journal._starts  # noqa: SLF001 - same module
+        if starts is None:
+            self._transaction.append(kind, subject, **body)
+        else:
+            self._transaction.append(kind, subject, **body, starts=starts)
 
 
 def auditable_arguments(
@@ -285,6 +314,6 @@ def auditable_arguments(
     if len(text) > MAX_AUDITED_BYTES:
         return {"digest": sha256_digest(text), "bytes": len(text)}
     try:
-        return audited(json.loads(text.decode()))
+        return audited(read_canonical(text))
     except RecursionError:  # spelling a value takes fewer frames than masking it
         return {"digest": sha256_digest(text), "bytes": len(text)}

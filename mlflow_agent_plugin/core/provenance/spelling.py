@@ -85,18 +85,21 @@ def parts_of(value: Any) -> list[set[str]]:
     if not isinstance(value, str):
         return [_number(value)]
     text = normalise(value)
-    day, _, clock = text.replace("t", " ", 1).partition(" ")
-    if _DATE.fullmatch(day) and _CLOCK.fullmatch(clock):
-        return [_dates(day), _clocks(clock)]
-    if _DATE.fullmatch(text):
-        return [_dates(text)]
-    if _CLOCK.fullmatch(text):
-        return [_clocks(text)]
+    if text[:1].isdigit():
+        day, _, clock = text.replace("t", " ", 1).partition(" ")
+        if _DATE.fullmatch(day) and _CLOCK.fullmatch(clock):
+            return [_dates(day), _clocks(clock)]
+        if _DATE.fullmatch(text):
+            return [_dates(text)]
+        if _CLOCK.fullmatch(text):
+            return [_clocks(text)]
     spellings = {text, text.strip("#@\"'<> ")}
-    link = _LINK.fullmatch(text)
-    if link:
-        spellings.add(link[1])
-    return [spellings - {""}]
+    if "/" in text or text.startswith("www."):
+        link = _LINK.fullmatch(text)
+        if link:
+            spellings.add(link[1])
+    spellings.discard("")
+    return [spellings]
 
 
 def words_of(value: str) -> list[str]:

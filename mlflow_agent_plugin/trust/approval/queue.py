@@ -278,7 +278,7 @@ class ApprovalQueue(ApprovalReader):
         Args:
             approval_id: Its id.
             action_digest: Of the action about to run, computed afresh from the call at hand.
-            transaction: Join this one, e.g. the one that records TOOL_CALL_STARTED.
+            transaction: Join this one, e.g. the one that records that the tool starts.
 
         Raises:
             ApprovalError: It is about another action, not approved, expired, or used already.

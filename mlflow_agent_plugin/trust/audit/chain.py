@@ -15,7 +15,6 @@ Rules:
 from __future__ import annotations
 
 import base64
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -24,15 +23,14 @@ from enum import Enum
 from json.encoder import encode_basestring_ascii as _quote
 from typing import Any
 
-from mlflow_agent_plugin.entities import Actor, sha256_digest
+from mlflow_agent_plugin.entities import Actor, json_encoder, sha256_digest
 from mlflow_agent_plugin.trust.spelling import plain, spell_field
 
 FORMAT = "mlflow-agents/audit/v1"
 _FORMAT = _quote(FORMAT)
 MAX_BODY_BYTES = 64 * 1024
 
-# Made once: `json.dumps` makes a new encoder for every call with settings of its own.
-_BODY = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":"), sort_keys=True)
+_spell_value = json_encoder(allow_nan=False, separators=(",", ":"), sort_keys=True)
 
 HEADER_FIELDS = (
     "writer",
@@ -121,6 +119,17 @@ class AuditEvent:
     def event_id(self) -> str:
         """The event's name: ``<writer>-<seq>``."""
         return f"{self.writer}-{self.seq}"
+
+    @property
+    def starts_tool(self) -> bool:
+        """Whether a tool was to run once this was durable: it stands before the effect.
+
+        With the decision that let it, where both were one transaction; records of earlier versions
+        and of tools that are run elsewhere have an event of its own.
+        """
+        if self.kind == AuditKind.TOOL_CALL_DECIDED.value:
+            return self.body.get("starts") is not None
+        return self.kind == AuditKind.TOOL_CALL_STARTED.value
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary."""
@@ -224,13 +233,14 @@ def decode_signature(text: str) -> bytes | None:
 
 def spell_fields(fields: Mapping[str, Any]) -> dict[str, str]:
     """Return each field of a body as JSON text, whatever the values are."""
-    return {name: _spell(value) for name, value in fields.items()}
+    return {
+        name: _quote(value) if type(value) is str else _spell(value)
+        for name, value in fields.items()
+    }
 
 
 def _spell(value: Any) -> str:
     kind = type(value)
-    if kind is str:
-        return _quote(value)
     if value is None:
         return "null"
     if kind is bool:
@@ -240,9 +250,9 @@ def _spell(value: Any) -> str:
     if kind is float and math.isfinite(value):
         return repr(value)
     try:
-        return _BODY.encode(value)
+        return _spell_value(value)
     except (ValueError, TypeError, RecursionError):
-        return _BODY.encode(plain(value))
+        return _spell_value(plain(value))
 
 
 def spell_body(fields: Mapping[str, str]) -> str:
@@ -257,7 +267,7 @@ def spell_body(fields: Mapping[str, str]) -> str:
         "starts": text[:2000],
         "fields": sorted(name[:100] for name in fields)[:100],
     }
-    return _BODY.encode(short)
+    return _spell_value(short)
 
 
 class AuditSubject:
@@ -308,5 +318,9 @@ class AuditSubject:
             body: The body's exact text.
             prev_hash: Hash of the writer's event before, or `genesis`.
         """
-        text = f"[{_join((FORMAT, *own))},{self._hashed},{_quote(body)},{_quote(prev_hash)}]"
+        writer, seq, ts, kind = own
+        text = (
+            f"[{_FORMAT},{_quote(writer)},{seq},{_quote(ts)},{_quote(kind)},{self._hashed},"
+            f"{_quote(body)},{_quote(prev_hash)}]"
+        )
         return sha256_digest(text.encode("ascii"))

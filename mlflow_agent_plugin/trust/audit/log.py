@@ -282,7 +282,9 @@ class _AuditBlock(AbstractContextManager[AuditTransaction, "bool | None"]):
         """Write what was appended, seal what is due, and commit."""
         log, transaction = self._log, self._transaction
         draft = transaction.writer
-        own, idle, sealed = [self._writer], list[ChainWriter](), list[ChainWriter]()
+        own = [self._writer]
+        idle: list[ChainWriter] = []
+        sealed: list[ChainWriter] = []
         try:
             try:
                 transaction.write()

@@ -222,7 +222,7 @@ def _calls(events: Sequence[AuditEvent]) -> Iterator[CallStory]:
                 if event.kind == AuditKind.TOOL_CALL_DECIDED.value
             ),
             answers=tuple(_answer(event) for event in own if event.kind in _ANSWERS),
-            started=any(event.kind == AuditKind.TOOL_CALL_STARTED.value for event in own),
+            started=any(event.starts_tool for event in own),
             status=ends[-1].body.get("status") if ends else None,
             error=ends[-1].body.get("error") if ends else None,
         )

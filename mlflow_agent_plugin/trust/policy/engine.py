@@ -64,6 +64,7 @@ _CHECKS: dict[str, Callable[[Any], bool]] = {
         isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
     ),
 }
+_SESSION_CHECKS = {name: _CHECKS[kind] for name, kind in SESSION_TYPES.items()}
 
 
 class PolicyEngine(Protocol):
@@ -338,7 +339,8 @@ class CedarPolicyEngine:
                 raise FactError(f"session fact {name!r} is missing")
         facts["approved"] = approved
         for name, value in facts.items():
-            if name not in SESSION_TYPES or not _CHECKS[SESSION_TYPES[name]](value):
+            check = _SESSION_CHECKS.get(name)
+            if check is None or not check(value):
                 raise FactError(f"session fact {str(name)[:64]!r} is unknown or not of its type")
         return facts
 

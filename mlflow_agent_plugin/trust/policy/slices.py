@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from mlflow_agent_plugin.entities import json_encoder
 from mlflow_agent_plugin.trust.policy.conditions import raw_path
 from mlflow_agent_plugin.trust.policy.schema import NAMESPACE, ToolFacts
 from mlflow_agent_plugin.trust.policy.sources import Policy
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     import cedarpy
 
 GROUPS = ("input", "session", "provenance")
+_spell_context = json_encoder()
 
 Used = Mapping[str, frozenset[str] | None]
 """Group of ``context`` to the attributes that are read, None for all of them."""
@@ -57,7 +59,7 @@ class PolicySlice:
                 if names is None
                 else {name: values[name] for name in names if name in values}
             )
-        return json.dumps(shown)
+        return _spell_context(shown)
 
 
 def make_slice(
