@@ -304,7 +304,7 @@ def _events(connection: Any, count: int) -> None:
         "agent_digest", "body", "prev_hash", "hash",
     )  # fmt: skip
     kinds = (
-        "request_received", "tool_call_decided", "tool_call_started", "tool_call_finished",
+        "request_received", "tool_call_decided", "tool_call_decided", "tool_call_finished",
         "request_answered",
     )  # fmt: skip
     into = f"COPY agent_audit_events ({', '.join(columns)}) FROM STDIN"
@@ -331,9 +331,9 @@ def _body(kind: str, request: int) -> str:
     body: dict[str, Any] = {
         "request_received": {"actor": {"user": f"customer-{request % 5000}"}, "chars": 42},
         "tool_call_decided": {
-            **call, "decision": decision, "arguments": {"account": f"ACC-{request}"}
+            **call, "decision": decision, "arguments": {"account": f"ACC-{request}"},
+            **({"starts": {"effect": "write"}} if decision["value"] == "allow" else {}),
         },
-        "tool_call_started": call,
         "tool_call_finished": {**call, "status": "failed" if request % 70 == 0 else "executed"},
         "request_answered": {"outcome": "escalated" if request % 40 == 0 else "acted"},
     }[kind]  # fmt: skip

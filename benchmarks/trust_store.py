@@ -79,7 +79,7 @@ def write_pair(audit: AuditLog, ledger: EffectLedger, key: str) -> None:
             owner="o",
             connection=transaction.connection,
         )
-        transaction.append(AuditKind.TOOL_CALL_STARTED, **FACTS)
+        transaction.append(AuditKind.TOOL_CALL_DECIDED, **FACTS, starts={"effect": "write"})
     with audit.transaction() as transaction:
         ledger.finish(key, {"frozen": True}, connection=transaction.connection)
         transaction.append(AuditKind.TOOL_CALL_FINISHED, **FACTS, status="executed")

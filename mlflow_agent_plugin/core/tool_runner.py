@@ -211,7 +211,7 @@ def _utc() -> datetime:
 def _plain(output: Any) -> Spelled:
     try:
         text = canonical_json(output)
-        plain = read_canonical(text)
+        plain = read_canonical(text, exact=True)
     except (ValueError, TypeError, RecursionError):
         plain = None
     if isinstance(plain, dict):

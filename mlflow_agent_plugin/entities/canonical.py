@@ -61,15 +61,20 @@ def canonical_json(value: Any) -> bytes:
     return encoded
 
 
-def read_canonical(text: bytes) -> Any:
+def read_canonical(text: bytes, *, exact: bool = False) -> Any:
     """Return the value that `canonical_json` spelled as `text`.
+
+    Args:
+        text: Canonical JSON.
+        exact: Return a float of 2^53 and more, which is spelled without a point, as a float, and
+            not as a whole number, which could not be spelled again.
 
     Raises:
         ValueError: It is no JSON.
         RecursionError: It is nested too deeply.
     """
     if _LONG_NUMBER.search(text):
-        return json.loads(text.decode(), parse_int=_read_whole)
+        return json.loads(text.decode(), parse_int=_read_whole if exact else None)
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:  # also of what is nested too deeply for it
@@ -77,7 +82,6 @@ def read_canonical(text: bytes) -> Any:
 
 
 def _read_whole(digits: str) -> int | float:
-    # A large float is spelled without a point; as an integer it could not be spelled again.
     number = int(digits)
     return number if abs(number) <= _MAX_INTEGER else float(number)
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mlflow_agent_plugin.core import AgentRuntime
 from mlflow_agent_plugin.entities import Actor, AgentRequest, CallStatus, Outcome
 from mlflow_agent_plugin.errors import AgentRunError, UngovernedToolCallError
-from mlflow_agent_plugin.trust import AuditKind, AuditLog, verify_audit
+from mlflow_agent_plugin.trust import AuditKind, AuditLog, read_request, verify_audit
 
 ANN = Actor(user="ann")
 WARDEN = Actor(user="walt", roles=frozenset({"warden"}))
@@ -426,3 +426,14 @@ def _in_an_hour():
     from mlflow_agent_plugin.entities import utc_now
 
     return utc_now() + timedelta(hours=1)
+
+
+def test_a_huge_call_id_runs_nothing_and_hides_nothing(opened, effects):
+    runtime = opened(call("put", "lamp", "c" * 70_000), say("no"))
+    reply = ask(runtime)
+    assert statuses(reply) == [CallStatus.INVALID]
+    assert effects() == []
+    (event,) = AuditLog(runtime.store).events(kind=AuditKind.TOOL_CALL_FINISHED)
+    assert (event.body["tool"], event.body["call_id"]) == ("put", "c" * 256)
+    (told,) = read_request(runtime.store, event.request_id).calls
+    assert (told.tool, told.started, told.status) == ("put", False, "invalid")

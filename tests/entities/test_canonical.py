@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -77,8 +78,15 @@ def test_the_short_way_gives_the_bytes_of_the_standards_own(value):
 @example({"\x00\x7f\u2028": "\x00\x7f\u2028\U0010ffff"})
 def test_what_is_spelled_is_read_as_what_is_spelled_the_same(value):
     text = canonical_json(value)
-    assert read_canonical(text) == value
-    assert canonical_json(read_canonical(text)) == text
+    assert read_canonical(text, exact=True) == value
+    assert canonical_json(read_canonical(text, exact=True)) == text
+    assert read_canonical(text) == json.loads(text)
+
+
+def test_a_large_float_is_read_as_a_whole_number_unless_it_has_to_be_exact():
+    text = canonical_json([1e17, 1e20, 2.5, 7])
+    assert list(map(type, read_canonical(text))) == [int, int, float, int]
+    assert list(map(type, read_canonical(text, exact=True))) == [float, float, float, int]
 
 
 @pytest.mark.parametrize("depth", [200, 300, 900])
@@ -106,8 +114,6 @@ def test_a_value_that_holds_itself_is_refused():
 @settings(deadline=None)
 @given(values)
 def test_what_is_spelled_reads_back_as_the_same_value(value):
-    import json
-
     # Every number is a double: 4.8e16 is spelled with digits that only a double reads back.
     assert json.loads(canonical_json(value), parse_int=float) == value
 

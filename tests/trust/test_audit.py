@@ -18,7 +18,13 @@ from mlflow_agent_plugin.entities import Actor
 from mlflow_agent_plugin.errors import StoreError
 from mlflow_agent_plugin.store import Store
 from mlflow_agent_plugin.store.tables import audit_checkpoints
-from mlflow_agent_plugin.trust.audit import AuditKind, AuditLog, AuditSubject, verify_audit
+from mlflow_agent_plugin.trust.audit import (
+    AuditKind,
+    AuditLog,
+    AuditSubject,
+    read_request,
+    verify_audit,
+)
 from mlflow_agent_plugin.trust.audit.chain import (
     HEADER_FIELDS,
     MAX_BODY_BYTES,
@@ -127,9 +133,50 @@ def test_nor_does_one_that_is_too_large(store, log):
     assert body["too_large"] is True
     assert body["bytes"] > 1_000_000
     assert body["fields"] == ["hostile", "tool"]
+    assert body["tool"] == "refund", "its short fields stay"
+    assert body["begins"].startswith('{"hostile":"xxx')
     assert body["sha256"].startswith("sha256:")
     assert len(json.dumps(body)) < MAX_BODY_BYTES
     assert verify_audit(store).ok
+
+
+def test_a_start_whose_decision_is_too_large_is_known_for_one(store, log):
+    about = {"request_id": "r", "call_id": "c1", "tool": "put", "decision": {"value": "allow"}}
+    huge = {f"argument-{number}": "untrusted" for number in range(5000)}
+    log.append(AuditKind.REQUEST_RECEIVED, request_id="r")
+    log.append(KIND, **about, provenance=huge, starts={"effect": "write", "again": False})
+    event = log.events()[-1]
+    assert event.body["too_large"] is True
+    assert event.starts_tool
+    story = read_request(store, "r")
+    assert [(c.call_id, c.tool, c.started, c.status) for c in story.calls] == [
+        ("c1", "put", True, None)
+    ]
+    assert "begun, no end on record" in story.to_text()
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "starts"),
+    [
+        ("tool_call_decided", {"starts": {"effect": "read"}}, True),
+        ("tool_call_decided", {}, False),
+        ("tool_call_decided", {"too_large": True, "starts": '{"call_id":'}, False),
+        ("tool_call_started", {"effect": "read"}, True),
+        ("tool_call_finished", {"starts": {"effect": "read"}}, False),
+    ],
+    ids=["decided-and-started", "decided", "too-large-once", "started-once", "finished"],
+)
+def test_an_event_says_whether_a_tool_starts_whichever_version_wrote_it(log, kind, body, starts):
+    log.append(kind, **body)
+    assert log.events()[0].starts_tool is starts
+
+
+def test_a_huge_denial_starts_nothing(log):
+    log.append(KIND, call_id="c" * 70_000, decision={"value": "deny"})
+    (event,) = log.events()
+    assert event.body["too_large"] is True
+    assert event.body["decision"] == {"value": "deny"}
+    assert not event.starts_tool
 
 
 def test_nor_do_characters_a_database_refuses(store, log):

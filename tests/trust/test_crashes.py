@@ -60,7 +60,9 @@ for number in range(10):
         queue.mark_executed(
             approval.approval_id, action_digest=approval.action_digest, transaction=transaction
         )
-        transaction.append("tool_call_started", session_id="s", call_id=call.call_id)
+        transaction.append(
+            "tool_call_decided", session_id="s", call_id=call.call_id, starts={"effect": "write"}
+        )
     say("effect")
     os.write(file, f"{call.call_id}\\n".encode())
     say("record")
@@ -90,7 +92,7 @@ def check(uri, effects):
             claim, approval = ledger.get(f"s:{call_id}"), queue.find("s", call_id)
             asked = events[AuditKind.APPROVAL_REQUESTED.value, call_id]
             answered = events[AuditKind.APPROVAL_ANSWERED.value, call_id]
-            started = events[AuditKind.TOOL_CALL_STARTED.value, call_id]
+            started = events[AuditKind.TOOL_CALL_DECIDED.value, call_id]
             finished = events[AuditKind.TOOL_CALL_FINISHED.value, call_id]
             assert asked == (approval is not None)
             assert answered == (asked and approval.state is not ApprovalState.WAITING)

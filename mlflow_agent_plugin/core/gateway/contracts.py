@@ -20,6 +20,9 @@ from mlflow_agent_plugin.trust import CallRefusedError
 if TYPE_CHECKING:
     from mlflow_agent_plugin.package import ToolContract
 
+MAX_CALL_ID_CHARS = 256
+"""Longest id of a call; providers give some forty characters."""
+
 MAX_ARGUMENT_BYTES = 256 * 1024
 """Largest canonical JSON of one call's arguments."""
 
@@ -40,7 +43,7 @@ class ContractChecks:
         """Return the contract of the called tool.
 
         Raises:
-            CallRefusedError: There is no such tool, or the call carries no id.
+            CallRefusedError: There is no such tool, or the call carries no id or a huge one.
         """
         contract = self._contracts.get(call.tool)
         if contract is None:
@@ -48,6 +51,8 @@ class ContractChecks:
             raise _invalid(f"there is no tool {call.tool!r}; tools: {known}")
         if not call.call_id:
             raise _invalid("the call carries no id")
+        if len(call.call_id) > MAX_CALL_ID_CHARS:
+            raise _invalid(f"the call's id is longer than {MAX_CALL_ID_CHARS} characters")
         return contract
 
     def check_input(self, call: ToolCall) -> bytes:

@@ -20,6 +20,7 @@ from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from mlflow_agent_plugin.core.gateway.contracts import MAX_CALL_ID_CHARS
 from mlflow_agent_plugin.entities import (
     CallStatus,
     Decision,
@@ -231,7 +232,7 @@ class CallJournal:
                 agent_digest=self._agent_digest,
             )
         return about.narrowed(
-            call_id=self.call.call_id,
+            call_id=self.call.call_id[:MAX_CALL_ID_CHARS],
             tool=self.call.tool[:256],
             arguments=auditable_arguments(
                 self.call.arguments, turn.audited, canonical=self._canonical
@@ -289,7 +290,9 @@ class _Recording(AbstractContextManager["AuditTransaction", "bool | None"]):
 
     def _record_start(self) -> None:
         """Record the last decision, and that the tool starts if it does."""
-        kind, subject, body = self._journal._pending[-1]  # noqa: SLF001 - same module
+        noted = self._journal._pending  # noqa: SLF001 - same module
+        assert noted, "a tool starts without a decision"
+        kind, subject, body = noted[-1]
         starts = self._journal._starts  # noqa: SLF001 - same module
         if starts is None:
             self._transaction.append(kind, subject, **body)

@@ -8,8 +8,8 @@ Rules:
   All checkpoints of a store form one chain of their own, whoever wrote them: one that was
   removed is missed by the next.
 - A body is compact JSON with sorted keys, in ASCII; the hash covers that exact text. What JSON
-  cannot spell is written as text that says so, and a body that is too large as its digest: a
-  hostile argument must not keep its own denial off the record.
+  cannot spell is written as text that says so, and a body that is too large as its short fields
+  and its digest: a hostile argument must keep neither its denial nor which tool ran off the record.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from mlflow_agent_plugin.trust.spelling import plain, spell_field
 FORMAT = "mlflow-agents/audit/v1"
 _FORMAT = _quote(FORMAT)
 MAX_BODY_BYTES = 64 * 1024
+_SHORT_FIELD_CHARS = 1024
+_SHORT_FIELDS = 24
 
 _spell_value = json_encoder(allow_nan=False, separators=(",", ":"), sort_keys=True)
 
@@ -128,7 +130,7 @@ class AuditEvent:
         and of tools that are run elsewhere have an event of its own.
         """
         if self.kind == AuditKind.TOOL_CALL_DECIDED.value:
-            return self.body.get("starts") is not None
+            return isinstance(self.body.get("starts"), Mapping)
         return self.kind == AuditKind.TOOL_CALL_STARTED.value
 
     def to_dict(self) -> dict[str, Any]:
@@ -257,17 +259,24 @@ def _spell(value: Any) -> str:
 
 def spell_body(fields: Mapping[str, str]) -> str:
     """Return the body's text, made of what `spell_fields` gave."""
-    text = "{" + ",".join([f"{_quote(name)}:{fields[name]}" for name in sorted(fields)]) + "}"
+    text = _join_fields(fields)
     if len(text) <= MAX_BODY_BYTES:
         return text
-    short = {
+    short = [name for name in sorted(fields) if len(name) + len(fields[name]) < _SHORT_FIELD_CHARS]
+    about = {
         "too_large": True,
         "bytes": len(text),
         "sha256": sha256_digest(text.encode("ascii")),
-        "starts": text[:2000],
+        "begins": text[:2000],
         "fields": sorted(name[:100] for name in fields)[:100],
     }
-    return _spell_value(short)
+    return _join_fields(
+        {name: fields[name] for name in short[:_SHORT_FIELDS]} | spell_fields(about)
+    )
+
+
+def _join_fields(fields: Mapping[str, str]) -> str:
+    return "{" + ",".join([f"{_quote(name)}:{fields[name]}" for name in sorted(fields)]) + "}"
 
 
 class AuditSubject:

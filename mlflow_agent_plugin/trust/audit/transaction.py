@@ -109,4 +109,4 @@ _INSERT_EVENTS = [
     )
     for rows in range(1, _ROWS_AT_ONCE + 1)
 ]
-"""Inserts one row, two rows, and so on; a tool's start is two, its decision and itself."""
+"""Inserts one row, two rows, and so on; a refused call is two, its decision and its end."""
