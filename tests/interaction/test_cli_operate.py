@@ -160,6 +160,7 @@ def test_the_audit_is_shown_filtered_verified_anchored_and_exported(tmp_path, cl
     assert {event["session_id"] for event in only} == {"s1"}
     decided = cli("audit", "show", "--kind", "tool_call_decided").words
     assert "burn; needs_approval by burning-needs-a-warden" in decided
+    assert "starts" not in decided
     assert len(cli("audit", "show", "--limit", 1, "--json").json) == 1
     assert cli("audit", "show", "--tenant", "other", "--json").json == []
     assert "--kind" in cli("audit", "show", "--kind", "nonsense", code=2).err

@@ -111,6 +111,8 @@ def _what(event: AuditEvent) -> str:
         parts.append(f"{decision.get('value')} by {ids}")
     elif decision is not None:
         parts.append(str(decision))
+    if event.starts_tool:
+        parts.append("starts")
     for name in _TELLING:
         value = body.get(name)
         if value not in (None, "", [], {}):

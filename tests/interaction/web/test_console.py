@@ -419,8 +419,8 @@ def test_a_requests_chain_is_told_and_taken_along(team):
         audit.append(AuditKind.REQUEST_RECEIVED, **facts, chars=3)
         audit.append(AuditKind.TOOL_CALL_DECIDED, **facts, call_id="c1", tool="freeze_card",
                      arguments={"card": "**** 4242"}, data_classes=["card"],
-                     decision={"value": "allow", "policy_ids": ["permit-own"]})  # fmt: skip
-        audit.append(AuditKind.TOOL_CALL_STARTED, **facts, call_id="c1", tool="freeze_card")
+                     decision={"value": "allow", "policy_ids": ["permit-own"]},
+                     starts={"effect": "write"})  # fmt: skip
         audit.append(AuditKind.TOOL_CALL_FINISHED, **facts, call_id="c1", tool="freeze_card",
                      status="executed")  # fmt: skip
         audit.append(AuditKind.REQUEST_ANSWERED, **facts, outcome="acted")
@@ -432,7 +432,9 @@ def test_a_requests_chain_is_told_and_taken_along(team):
     story = taken.json()
     assert story["outcome"] == "acted"
     assert [call["status"] for call in story["calls"]] == ["executed"]
-    assert len(story["events"]) == 5
+    assert len(story["events"]) == 4
+    listed = team.get("/agents/audit?request_id=req-chain", "rita").text
+    assert listed.count('<span class="quiet">starts</span>') == 1
     assert team.get("/agents/audit/requests/req-chain/export", "ann").status_code == 403
 
 
