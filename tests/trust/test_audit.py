@@ -144,8 +144,10 @@ def test_a_start_whose_decision_is_too_large_is_known_for_one(store, log):
     about = {"request_id": "r", "call_id": "c1", "tool": "put", "decision": {"value": "allow"}}
     huge = {f"argument-{number}": "untrusted" for number in range(5000)}
     log.append(AuditKind.REQUEST_RECEIVED, request_id="r")
-    log.append(KIND, **about, provenance=huge, starts={"effect": "write", "again": False})
+    scopes = [f"orders-of-the-northern-branch:{number}:write" for number in range(100)]
+    log.append(KIND, **about, provenance=huge, starts={"effect": "write", "scopes": scopes})
     event = log.events()[-1]
+    assert event.body["starts"]["scopes"] == scopes
     assert event.body["too_large"] is True
     assert event.starts_tool
     story = read_request(store, "r")

@@ -8,7 +8,7 @@ Rules:
   All checkpoints of a store form one chain of their own, whoever wrote them: one that was
   removed is missed by the next.
 - A body is compact JSON with sorted keys, in ASCII; the hash covers that exact text. What JSON
-  cannot spell is written as text that says so, and a body that is too large as its short fields
+  cannot spell is written as text that says so, and a body that is too large as its shortest fields
   and its digest: a hostile argument must keep neither its denial nor which tool ran off the record.
 """
 
@@ -29,8 +29,7 @@ from mlflow_agent_plugin.trust.spelling import plain, spell_field
 FORMAT = "mlflow-agents/audit/v1"
 _FORMAT = _quote(FORMAT)
 MAX_BODY_BYTES = 64 * 1024
-_SHORT_FIELD_CHARS = 1024
-_SHORT_FIELDS = 24
+_KEPT_CHARS = 32 * 1024
 
 _spell_value = json_encoder(allow_nan=False, separators=(",", ":"), sort_keys=True)
 
@@ -197,11 +196,18 @@ class RowHasher:
             spelled = self._about[about] = _join(about)
         writer, seq, ts, kind = row[:_OWN_FIELDS]
         body, prev_hash = row[_ALL_FIELDS], row[_ALL_FIELDS + 1]
-        text = (
-            f"[{_FORMAT},{_quote(writer)},{seq},{_quote(ts)},{_quote(kind)},{spelled},"
-            f"{_quote(body)},{_quote(prev_hash)}]"
-        )
-        return sha256_digest(text.encode("ascii"))
+        return _hash_spelled(writer, seq, ts, kind, spelled, body, prev_hash)
+
+
+def _hash_spelled(
+    writer: str, seq: int, ts: str, kind: str, about: str, body: str, prev_hash: str
+) -> str:
+    """Return the hash of an event; `about` is what it is about, spelled by `_join`."""
+    text = (
+        f"[{_FORMAT},{_quote(writer)},{seq},{_quote(ts)},{_quote(kind)},{about},"
+        f"{_quote(body)},{_quote(prev_hash)}]"
+    )
+    return sha256_digest(text.encode("ascii"))
 
 
 def _join(fields: Iterable[str | int | None]) -> str:
@@ -262,7 +268,13 @@ def spell_body(fields: Mapping[str, str]) -> str:
     text = _join_fields(fields)
     if len(text) <= MAX_BODY_BYTES:
         return text
-    short = [name for name in sorted(fields) if len(name) + len(fields[name]) < _SHORT_FIELD_CHARS]
+    kept: dict[str, str] = {}
+    left = _KEPT_CHARS
+    for name in sorted(fields, key=lambda name: len(fields[name])):
+        left -= len(_quote(name)) + len(fields[name])
+        if left < 0:
+            break
+        kept[name] = fields[name]
     about = {
         "too_large": True,
         "bytes": len(text),
@@ -270,9 +282,7 @@ def spell_body(fields: Mapping[str, str]) -> str:
         "begins": text[:2000],
         "fields": sorted(name[:100] for name in fields)[:100],
     }
-    return _join_fields(
-        {name: fields[name] for name in short[:_SHORT_FIELDS]} | spell_fields(about)
-    )
+    return _join_fields(kept | spell_fields(about))
 
 
 def _join_fields(fields: Mapping[str, str]) -> str:
@@ -327,9 +337,4 @@ class AuditSubject:
             body: The body's exact text.
             prev_hash: Hash of the writer's event before, or `genesis`.
         """
-        writer, seq, ts, kind = own
-        text = (
-            f"[{_FORMAT},{_quote(writer)},{seq},{_quote(ts)},{_quote(kind)},{self._hashed},"
-            f"{_quote(body)},{_quote(prev_hash)}]"
-        )
-        return sha256_digest(text.encode("ascii"))
+        return _hash_spelled(*own, self._hashed, body, prev_hash)
